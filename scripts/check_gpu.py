@@ -20,7 +20,7 @@ The steps, with no layers, half of them and all of them on the GPU:
     freed        the GPU's free memory at the end is that of the beginning
 
 On a slow machine the steps do less, and the report says how much. The time of the compilation counts. The report is
-written after each step, and when the time is up or the process is told to end (SIGTERM, Ctrl-C). Nothing else is
+written after each step, and when the time is up or a signal ends the process (SIGTERM, Ctrl-C). Nothing else is
 downloaded. The exit code is 1 if a step failed or we are slower than llama-server.
 """
 

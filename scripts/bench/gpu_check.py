@@ -183,7 +183,7 @@ class GpuCheck:
 
     @property
     def ours(self) -> Peer:
-        """Our server."""
+        """TurboPilot among the servers."""
         return next(p for p in self.peers if p.server.name == OURS)
 
     @property
@@ -197,9 +197,14 @@ class GpuCheck:
         return self.threads or usable_cores()
 
 
-def run_turbopilot(*arguments: str, may_fail: bool = False) -> str:
-    """Run a command of ours and return its stdout; "" if it failed and may fail."""
-    done = subprocess.run([*_TURBOPILOT, *arguments], capture_output=True, text=True, check=False)
+def run_turbopilot(*arguments: str, may_fail: bool = False, seconds: float | None = None) -> str:
+    """Run a command of ours and return its stdout; "" if it failed and may fail.
+
+    Raises:
+        TimeoutExpired: it took more than `seconds`, and was ended.
+    """
+    command = [*_TURBOPILOT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     if done.returncode and not may_fail:
         raise SystemExit(f"turbopilot {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return done.stdout

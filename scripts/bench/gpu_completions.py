@@ -36,7 +36,7 @@ class TokenChoices:
 
 
 def lead_lost(base: TokenChoices, other: TokenChoices) -> float:
-    """Return the lead of `base`'s token over `other`'s where they first differ; 0 if they are equal."""
+    """Return the lead of `base`'s token over `other`'s at the first difference; 0 if they are equal."""
     pairs = zip(base.tokens, other.tokens, base.top, strict=False)
     for mine, its, top in pairs:
         if mine != its:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
@@ -90,22 +92,28 @@ def verify(check: GpuCheck, models: Models, results: GpuResults) -> None:
         return
     files = [str(models.file(t)) for t in check.sizes.types]
     workers = ["--rpc", check.rpc] if check.rpc else []
-    seconds = _VERIFY_SHARE * check.seconds_left / (len(models.layers()) * len(files))
-    for name, layers in models.layers().items():
+    ends = time.monotonic() + _VERIFY_SHARE * check.seconds_left
+    for i, (name, layers) in enumerate(models.layers().items()):
+        seconds = (ends - time.monotonic()) / (len(models.layers()) - i)
         most = check.sizes.positions
         if pace := results.paces.get(name):
-            most = max(_LEAST_POSITIONS, min(most, int(seconds * pace.prompt)))
-        said = run_turbopilot(
-            "verify", *files, "--against", "demo", "--positions", str(most), "--json", "--ngl", str(layers), *workers,
-            may_fail=True,
-        )  # fmt: skip
+            # Half of the time is for PyTorch.
+            most = max(_LEAST_POSITIONS, min(most, int(seconds / 2 * pace.prompt / len(files))))
+        options = ["--against", "demo", "--positions", str(most), "--json", "--ngl", str(layers)]
+        what = f"verify, {name} layers"
+        try:
+            said = run_turbopilot(
+                "verify", *files, *options, *workers, may_fail=True, seconds=max(2 * seconds, 1.0)
+            )
+        except subprocess.TimeoutExpired as e:
+            results.add(what, None, f"{most} positions took more than {e.timeout:.0f} s")
+            continue
         if not said:
-            results.add(f"verify, {name} layers", False, "verify ended with an error")
+            results.add(what, False, "verify ended with an error")
             continue
         reports = json.loads(said)["reports"]
         worst = ", ".join(f"{r['type_name']} KL {r['metrics']['mean_kl']:.1e}" for r in reports)
-        passed = all(r["passed"] for r in reports)
-        results.add(f"verify, {name} layers", passed, f"{most} positions; {worst}")
+        results.add(what, all(r["passed"] for r in reports), f"{most} positions; {worst}")
 
 
 def offload(check: GpuCheck, models: Models, results: GpuResults) -> None:
@@ -158,7 +166,7 @@ async def _timed(port: int, prompts: Sequence[str]) -> Pace:
 
 
 def _placed(parts: Sequence[dict[str, Any]], pace: Pace) -> str:
-    """Return where the layers are, in MB, and how fast they are."""
+    """Return the layers and MB of each device, and the pace."""
     found = []
     for p in parts:
         output = "+output" if p["has_output"] else ""

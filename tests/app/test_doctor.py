@@ -104,7 +104,7 @@ def test_healthy_machine_is_well() -> None:
         ("speed", "ok", {"speed": replace(SPEED, prefill=4000, threads=1)}, "1 thread:", ""),
         ("speed", "warning", {"speed": replace(SPEED, flops_alone=300e9)}, "17% of numpy's", "doctor --fix"),
         ("speed", "ok", {"speed": replace(SPEED, flops_alone=2000e9, blas="accelerate")}, "2% of numpy's", ""),
-        # 64 threads wait for each other most of the time, which is no fault.
+        # Of 64 threads, each waits most of the time, which is not a fault.
         ("speed", "ok", {"speed": replace(SPEED, prefill=20_000, decode=300, threads=64)}, "4.0 times", ""),
         ("speed", "skipped", {"speed": None}, "--no-speed", ""),
         ("port", "warning", {"port": PortFacts(18080, "another program")}, "another program", "--port 18081"),

@@ -81,7 +81,7 @@ def test_crash_with_flash_attention_switches_it_off(
         ({None: SEGFAULT}, "q8_0", None, "use --cache-type f16"),
     ],
 )
-def test_crash_of_what_is_needed_is_refused(
+def test_crash_of_needed_attention_is_refused(
     header: GgufHeader,
     errors: Mapping[bool | None, TurboPilotError],
     cache_type: str,
@@ -103,7 +103,7 @@ def test_crash_of_what_is_needed_is_refused(
         ),
     ],
 )
-def test_what_is_no_crash_is_left_to_loading(header: GgufHeader, error: TurboPilotError) -> None:
+def test_other_failures_are_left_to_loading(header: GgufHeader, error: TurboPilotError) -> None:
     driver = Driver({None: error})
     for _ in range(2):
         assert usable_attention(header, [GPU], "f16", None, driver) is None

@@ -160,7 +160,7 @@ def test_speed_decides_the_work_of_all_servers_by_the_first(
     assert all(row.speeds == {OURS: 50.0, LLAMA_SERVER: 50.0} for row in rows)
 
 
-def test_speed_leaves_out_what_would_take_too_long(
+def test_speed_leaves_out_rows_that_would_take_too_long(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     check = replace(check_in(tmp_path), sizes=FULL)
@@ -275,7 +275,8 @@ def test_verify_fails_with_a_file_that_fails_and_compares_less_on_a_slow_device(
 ) -> None:
     positions = []
 
-    def run_verify(*words: str, may_fail: bool) -> str:
+    def run_verify(*words: str, may_fail: bool, seconds: float) -> str:
+        assert seconds > 0
         positions.append(int(words[words.index("--positions") + 1]))
         on_gpu = words[words.index("--ngl") + 1] != "0"
         found = [(name, not (on_gpu and name == "Q4_0")) for name in TINY.types]
@@ -296,6 +297,22 @@ def test_verify_fails_with_a_file_that_fails_and_compares_less_on_a_slow_device(
     assert {s.name: s.passed for s in results.steps} == {
         "verify, all layers": False, "verify, half layers": False, "verify, 0 layers": True,
     }  # fmt: skip
+
+
+def test_verify_that_takes_too_long_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, gpu: Models, tmp_path: Path
+) -> None:
+    def run_late(*_: str, may_fail: bool, seconds: float) -> str:
+        raise subprocess.TimeoutExpired("verify", seconds)
+
+    for name in TINY.types:
+        (tmp_path / f"demo-{name}.gguf").touch()
+    monkeypatch.setattr(gpu_steps, "has_option", lambda *_: True)
+    monkeypatch.setattr(gpu_steps, "run_turbopilot", run_late)
+    results = GpuResults()
+    gpu_steps.verify(check_in(tmp_path), gpu, results)
+    assert [s.passed for s in results.steps] == [None] * 3
+    assert "100 positions took more than" in results.steps[0].detail
 
 
 @pytest.mark.parametrize(("after", "passed"), [(1_000_000_000, True), (900_000_000, False)])

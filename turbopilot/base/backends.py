@@ -74,7 +74,9 @@ BACKENDS: Final = (
     ),
     Backend(
         "vulkan", "any GPU with a Vulkan driver", ("-DGGML_VULKAN=ON",), (NVIDIA, AMD, INTEL), ("glslc",),
-        "glslc and Vulkan's headers (Debian, Ubuntu: sudo apt install glslc libvulkan-dev spirv-headers)",
+        # Older headers lack VK_EXT_layer_settings.
+        "glslc and Vulkan's headers, 1.3.272 or newer (Ubuntu 24.04, Debian 13: sudo apt install glslc libvulkan-dev "
+        "spirv-headers)",
     ),
     Backend("cpu", "the processor of this machine"),
     Backend(

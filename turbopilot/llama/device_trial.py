@@ -100,7 +100,7 @@ def _crash(
     try:
         run("turbopilot.llama.device_trial_child", job, timeout=_SECONDS)
     except ChildFailed as e:
-        # Loading reports what is no crash, such as a lack of memory. A GPU may admit one process alone (CUDA's compute
+        # Loading reports other failures, such as a lack of memory. A GPU may admit one process alone (CUDA's compute
         # mode), which is this one.
         if e.code >= 0 or _BUSY in e.last_words:
             return ""
