@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -208,11 +207,6 @@ def run_turbopilot(*arguments: str, may_fail: bool = False, seconds: float | Non
     if done.returncode and not may_fail:
         raise SystemExit(f"turbopilot {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return done.stdout
-
-
-def has_option(verb: str, option: str) -> bool:
-    """Return whether a verb of this version has an option."""
-    return option in re.findall(r"--[\w-]+", run_turbopilot(verb, "--help"))
 
 
 def free_memory(rpc: str) -> dict[str, int]:

@@ -16,7 +16,6 @@ from bench.gpu_check import (
     GpuResults,
     Pace,
     free_memory,
-    has_option,
     run_turbopilot,
 )
 from bench.gpu_completions import completions
@@ -29,7 +28,7 @@ from bench.time_limit import Stopped, stopped_after
 _FREED_WITHIN = 16 << 20
 _TIMED = 8  # generated tokens of the completion that is timed
 _VERIFY_SHARE = 0.25  # of the time that is left
-_LEAST_POSITIONS = 100
+_LEAST_POSITIONS, _LEAST_VERIFY = 100, 30.0  # positions; seconds
 # Seconds to end what runs when the time is up, and then to look at the memory of the devices.
 _RESERVE = 25.0
 
@@ -87,9 +86,6 @@ def _freed(check: GpuCheck, results: GpuResults) -> None:
 
 def verify(check: GpuCheck, models: Models, results: GpuResults) -> None:
     """Compare the bundled model's files with PyTorch, with each number of layers on the GPU."""
-    if not has_option("verify", "--ngl"):
-        results.add("verify", None, "this version's verify has no --ngl")
-        return
     files = [str(models.file(t)) for t in check.sizes.types]
     workers = ["--rpc", check.rpc] if check.rpc else []
     ends = time.monotonic() + _VERIFY_SHARE * check.seconds_left
@@ -103,7 +99,12 @@ def verify(check: GpuCheck, models: Models, results: GpuResults) -> None:
         what = f"verify, {name} layers"
         try:
             said = run_turbopilot(
-                "verify", *files, *options, *workers, may_fail=True, seconds=max(2 * seconds, 1.0)
+                "verify",
+                *files,
+                *options,
+                *workers,
+                may_fail=True,
+                seconds=max(2 * seconds, _LEAST_VERIFY),
             )
         except subprocess.TimeoutExpired as e:
             results.add(what, None, f"{most} positions took more than {e.timeout:.0f} s")

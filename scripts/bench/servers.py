@@ -144,7 +144,9 @@ async def _until_it_answers(
         await asyncio.sleep(0.05)
     # pread: the file's offset is shared with the server, which appends to the file.
     words = os.pread(said.fileno(), 1 << 20, 0).decode(errors="replace")[-2000:]
-    raise NotStarted(f"{' '.join(command)} ended with {process.poll()}:\n{words}")
+    code = process.poll()
+    how = f"returned no completion in {patience:.0f} s" if code is None else f"ended with {code}"
+    raise NotStarted(f"{' '.join(command)} {how}:\n{words}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -27,7 +27,6 @@ from bench.gpu_check import (  # noqa: E402
     Peer,
     SpeedRow,
     Work,
-    has_option,
 )  # fmt: skip
 from bench.gpu_completions import NEAR_TIE, TokenChoices, lead_lost  # noqa: E402
 from bench.gpu_models import Models  # noqa: E402
@@ -263,13 +262,6 @@ def test_fit_needs_some_layers_within_the_memory(
     assert seen == [["--ngl", "auto", "--gpu-memory", "2MiB"]]
 
 
-@pytest.mark.parametrize(
-    ("option", "known"), [("--ngl", True), ("--parallel", True), ("--par", False)]
-)
-def test_options_of_this_version_are_found(option: str, known: bool) -> None:
-    assert has_option("serve", option) == known
-
-
 def test_verify_fails_with_a_file_that_fails_and_compares_less_on_a_slow_device(
     monkeypatch: pytest.MonkeyPatch, gpu: Models, tmp_path: Path
 ) -> None:
@@ -288,7 +280,6 @@ def test_verify_fails_with_a_file_that_fails_and_compares_less_on_a_slow_device(
 
     for name in TINY.types:
         (tmp_path / f"demo-{name}.gguf").touch()
-    monkeypatch.setattr(gpu_steps, "has_option", lambda *_: True)
     monkeypatch.setattr(gpu_steps, "run_turbopilot", run_verify)
     results = GpuResults(paces={"all": Pace(10.0, 1.0)})
     check = replace(check_in(tmp_path), sizes=replace(TINY, positions=1000))
@@ -307,7 +298,6 @@ def test_verify_that_takes_too_long_is_skipped(
 
     for name in TINY.types:
         (tmp_path / f"demo-{name}.gguf").touch()
-    monkeypatch.setattr(gpu_steps, "has_option", lambda *_: True)
     monkeypatch.setattr(gpu_steps, "run_turbopilot", run_late)
     results = GpuResults()
     gpu_steps.verify(check_in(tmp_path), gpu, results)
