@@ -39,6 +39,9 @@ from bench.gpu_steps import all_steps
 from bench.llama_server_build import PACKAGED, build_llama_server
 from bench.servers import found_servers
 
+# Seconds to end what runs when the time is up, and then to look at the memory of the devices; at most a tenth.
+_RESERVE = 25.0
+
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
@@ -71,14 +74,15 @@ def main() -> None:
         program = args.llama_server
         if args.llama_cpp:
             program = build_llama_server(args.llama_cpp, folder / "build")
+        seconds = 60 * args.minutes
         check = GpuCheck(
-            folder, TINY if args.tiny else FULL, deadline=began + 60 * args.minutes, rpc=args.rpc,
+            folder, TINY if args.tiny else FULL, deadline=began + seconds - min(_RESERVE, seconds / 10), rpc=args.rpc,
             threads=args.threads, peers=tuple(map(Peer, found_servers(program, None))),
         )  # fmt: skip
 
         def text(results: GpuResults) -> str:
-            seconds = time.monotonic() - began
-            return markdown(results, check, seconds=seconds, command=sys.argv[1:])
+            passed = time.monotonic() - began
+            return markdown(results, check, seconds=passed, command=sys.argv[1:])
 
         def save(results: GpuResults) -> None:
             if args.report:

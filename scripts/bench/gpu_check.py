@@ -171,7 +171,7 @@ class GpuResults:
 
 @dataclass(frozen=True)
 class GpuCheck:
-    """Settings of the check; `deadline` is a value of `time.monotonic`."""
+    """Settings of the check; the steps end at `deadline`, a value of `time.monotonic`."""
 
     folder: Path
     sizes: GpuSizes
@@ -207,6 +207,11 @@ def run_turbopilot(*arguments: str, may_fail: bool = False, seconds: float | Non
     if done.returncode and not may_fail:
         raise SystemExit(f"turbopilot {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+def both_ends(text: str) -> str:
+    """Return the beginning and the end of a long error."""
+    return text if len(text) < 600 else f"{text[:200]} … {text[-380:]}"
 
 
 def free_memory(rpc: str) -> dict[str, int]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from bench.client import BadAnswer
-from bench.gpu_check import GpuCheck, GpuResults, Pace, SpeedRow, Work
+from bench.gpu_check import GpuCheck, GpuResults, Pace, SpeedRow, Work, both_ends
 from bench.gpu_models import Models
 from bench.scenarios import closed_loop
 from bench.servers import PATIENCE, NotStarted, started
@@ -60,7 +60,7 @@ def _measure_cell(
                 measured.rows(rows, end)
         except (NotStarted, BadAnswer, OSError) as e:
             what = f"speed, {type_name}, {layers} layers"
-            results.add(what, False, f"{peer.server.name}: {e}"[-500:])
+            results.add(what, False, both_ends(f"{peer.server.name}: {e}"))
 
 
 @dataclass(frozen=True)

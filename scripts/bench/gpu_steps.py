@@ -15,6 +15,7 @@ from bench.gpu_check import (
     GpuCheck,
     GpuResults,
     Pace,
+    both_ends,
     free_memory,
     run_turbopilot,
 )
@@ -29,8 +30,6 @@ _FREED_WITHIN = 16 << 20
 _TIMED = 8  # generated tokens of the completion that is timed
 _VERIFY_SHARE = 0.25  # of the time that is left
 _LEAST_POSITIONS, _LEAST_VERIFY = 100, 30.0  # positions; seconds
-# Seconds to end what runs when the time is up, and then to look at the memory of the devices.
-_RESERVE = 25.0
 
 
 def all_steps(check: GpuCheck, save: Callable[[GpuResults], None]) -> GpuResults:
@@ -47,7 +46,7 @@ def all_steps(check: GpuCheck, save: Callable[[GpuResults], None]) -> GpuResults
     ]  # fmt: skip
     running = ""
     try:
-        with stopped_after(check.seconds_left - min(_RESERVE, check.seconds_left / 10)):
+        with stopped_after(check.seconds_left):
             for step, models in steps:
                 running = step.__name__
                 _run(step, check, models, results)
@@ -70,7 +69,7 @@ def _run(
     try:
         step(check, models, results)
     except (SystemExit, NotStarted, BadAnswer, OSError, ValueError, KeyError) as e:
-        results.add(step.__name__, False, str(e)[-500:])
+        results.add(step.__name__, False, both_ends(str(e)))
 
 
 def _freed(check: GpuCheck, results: GpuResults) -> None:

@@ -146,7 +146,7 @@ async def _until_it_answers(
     words = os.pread(said.fileno(), 1 << 20, 0).decode(errors="replace")[-2000:]
     code = process.poll()
     how = f"returned no completion in {patience:.0f} s" if code is None else f"ended with {code}"
-    raise NotStarted(f"{' '.join(command)} {how}:\n{words}")
+    raise NotStarted(f"it {how}: {' '.join(command)}\n{words}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

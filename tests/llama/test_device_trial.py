@@ -63,7 +63,7 @@ def test_crash_with_flash_attention_switches_it_off(
         assert usable_attention(header, [GPU], "f16", None, driver) is False
     assert driver.tried == [("GPU0", None), ("GPU0", False)]
     assert (
-        "GPU0 (a GPU): a trial of attention with a f16 KV cache crashed there: signal 11"
+        "GPU0 (a GPU): attention with a KV cache in f16 crashed there in a trial: signal 11"
         in caplog.text
     )
     assert "flash attention is not used" in caplog.text
@@ -88,7 +88,7 @@ def test_crash_of_needed_attention_is_refused(
     wanted: bool | None,
     hint: str,
 ) -> None:
-    with pytest.raises(ServeError, match="crashed there: signal 11") as e:
+    with pytest.raises(ServeError, match="crashed there in a trial: signal 11") as e:
         usable_attention(header, [GPU], cache_type, wanted, Driver(errors))
     assert hint in e.value.hint
 

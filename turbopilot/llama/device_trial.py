@@ -73,7 +73,7 @@ def usable_attention(
 
 
 def _sentence(device: Device, cache_type: str, crash: str) -> str:
-    return f"{device}: a trial of attention with a {cache_type} KV cache crashed there: {crash}"
+    return f"{device}: attention with a KV cache in {cache_type} crashed there in a trial: {crash}"
 
 
 def _hint(device: Device, wanted: bool | None, cache_type: str) -> str:
