@@ -1,23 +1,17 @@
-"""Values of scripts/check_gpu: sizes, servers with equal settings, model files, and results."""
+"""Values of scripts/check_gpu: sizes, servers with equal settings, paces, and results."""
 
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.random_checkpoint import make_checkpoint
 from bench.servers import LLAMA_SERVER, OURS, Server
-from bench.workload import Texts
 from turbopilot.base.machine import usable_cores
-from turbopilot.formats.gguf.file import read_gguf
 
 _TURBOPILOT = (sys.executable, "-m", "turbopilot")
 _SAME_TEXT = ("--no-heal", "--no-end-loops")  # all servers generate the same tokens
@@ -31,27 +25,70 @@ print(json.dumps({str(d): d.free for d in find_devices(PlacementWish(workers=wor
 
 
 @dataclass(frozen=True)
-class GpuSizes:
-    """Sizes of the check: types, geometry, streams, (prompt, generated) tokens of a request, completions to compare.
+class Pace:
+    """Tokens/s of a prompt, and of a completion after it."""
 
-    `positions` is the number of positions that verify compares. Half of the model's size is room for at least
-    `least_fitted` layers; a tiny model is mostly its output head.
+    prompt: float
+    generated: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Requests of each stream, and the tokens of each."""
+
+    requests: int
+    prompt: int
+    generated: int
+
+    def seconds(self, pace: Pace, streams: int = 1) -> float:
+        """Return how long it takes if all streams together have this pace."""
+        each = self.prompt / pace.prompt + self.generated / pace.generated
+        return streams * self.requests * each
+
+    def fitting(self, pace: Pace, seconds: float, streams: int = 1) -> Work | None:
+        """Return the most work that fits: fewer requests, then fewer tokens; None if not even 16 and 8 tokens fit."""
+        work = self
+        while work.seconds(pace, streams) > seconds:
+            if work.requests > 1:
+                work = replace(work, requests=work.requests // 2)
+            elif min(work.prompt // 16, work.generated // 8) > 1:
+                work = Work(1, work.prompt // 2, work.generated // 2)
+            else:
+                return None
+        return work
+
+
+@dataclass(frozen=True)
+class GpuSizes:
+    """Sizes of the check, which are reduced on a slow machine.
+
+    Attributes:
+        geometry: of the random model whose speed is measured.
+        stream: most work of each stream of that measurement.
+        compared: completions to compare with those of the processor.
+        positions: positions that verify compares.
+        rounds: measurements of each speed, of which the best counts, if there is time.
+        compares_speed: whether the ratio of speeds is judged.
+        least_fitted: layers for which half of the model's size is room; a tiny model is mostly its output head.
     """
 
     types: tuple[str, ...]
     geometry: str
     streams: tuple[int, ...]
-    tokens: tuple[int, int]
-    completions: int
+    stream: Work
+    compared: Work
     positions: int
+    rounds: int = 2
     compares_speed: bool = True
     least_fitted: int = 1
 
 
-FULL = GpuSizes(("F16", "Q8_0", "Q4_K_M", "Q4_0"), "350M", (1, 8, 32), (128, 64), 16, 1000)
-TINY = GpuSizes(
-    ("F16", "Q4_0"), "tiny", (1, 2), (24, 8), 3, 100, compares_speed=False, least_fitted=0
+FULL = GpuSizes(
+    ("F16", "Q8_0", "Q4_K_M", "Q4_0"), "350M", (1, 8, 32), Work(8, 128, 64), Work(16, 128, 64), 1000
 )
+TINY = GpuSizes(
+    ("F16", "Q4_0"), "tiny", (1, 2), Work(2, 24, 8), Work(3, 24, 8), 100, rounds=1, compares_speed=False, least_fitted=0
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,14 +116,18 @@ class StepResult:
     detail: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class SpeedRow:
-    """Tokens/s of all streams by server; a server that failed is missing."""
+    """Best tokens/s of all streams by server; a server that was not measured is missing.
+
+    `work` is what each stream did; None until it is decided by the first server.
+    """
 
     type_name: str
     layers: str
     streams: int
-    speeds: dict[str, float]
+    speeds: dict[str, float] = field(default_factory=dict)
+    work: Work | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -98,12 +139,20 @@ class SpeedRow:
 
 @dataclass
 class GpuResults:
-    """Everything that was found, in the order of the steps."""
+    """Everything that was found, in the order of the steps.
+
+    Attributes:
+        devices: free bytes of each device at the beginning.
+        paces: speed of the bundled model by the name of the number of layers on the GPU.
+        is_complete: whether no step is missing or was cut short.
+    """
 
     doctor: dict[str, Any] = field(default_factory=dict)
+    devices: dict[str, int] = field(default_factory=dict)
     steps: list[StepResult] = field(default_factory=list)
     speeds: list[SpeedRow] = field(default_factory=list)
-    has_gpu: bool = False
+    paces: dict[str, Pace] = field(default_factory=dict)
+    is_complete: bool = False
 
     @property
     def passed(self) -> bool:
@@ -119,7 +168,7 @@ class GpuResults:
 
 @dataclass(frozen=True)
 class GpuCheck:
-    """Settings of the check; `deadline` is a value of `time.monotonic`."""
+    """Settings of the check; the steps end at `deadline`, a value of `time.monotonic`."""
 
     folder: Path
     sizes: GpuSizes
@@ -128,9 +177,15 @@ class GpuCheck:
     threads: int | None
     peers: tuple[Peer, ...]
 
-    def has_time(self, seconds: float = 0) -> bool:
-        """Return whether a step of this length ends before the deadline."""
-        return time.monotonic() + seconds < self.deadline
+    @property
+    def ours(self) -> Peer:
+        """TurboPilot among the servers."""
+        return next(p for p in self.peers if p.server.name == OURS)
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
 
     @property
     def n_threads(self) -> int:
@@ -138,58 +193,22 @@ class GpuCheck:
         return self.threads or usable_cores()
 
 
-class Models:
-    """Model files in all types, made when they are first needed: the bundled model, or a random one."""
+def run_turbopilot(*arguments: str, may_fail: bool = False, seconds: float | None = None) -> str:
+    """Run a command of ours and return its stdout; "" if it failed and may fail.
 
-    def __init__(self, check: GpuCheck, name: str) -> None:
-        self._folder, self._geometry = check.folder, check.sizes.geometry
-        self._name = name
-
-    @cached_property
-    def f16(self) -> Path:
-        source, path = "demo", self._folder / f"{self._name}-F16.gguf"
-        if self._name == "random":
-            source = str(self._folder / "checkpoint")
-            make_checkpoint(Path(source), self._geometry)
-        run_turbopilot("convert", source, "-o", str(path))
-        return path
-
-    @cached_property
-    def n_layers(self) -> int:
-        """Layers, without the output layer."""
-        header = read_gguf(self.f16)
-        return int(str(header.metadata[f"{header.architecture}.block_count"]))
-
-    def layers(self) -> dict[str, int]:
-        """Return the numbers of layers to put on the GPU, by name; "all" includes the output layer."""
-        return {"all": self.n_layers + 1, "half": self.n_layers // 2, "0": 0}
-
-    def prompts(self, n: int, n_tokens: int) -> list[str]:
-        """Return up to `n` prompts of `n_tokens` that share nothing."""
-        texts = Texts(self.f16)
-        found = list(islice(texts.fresh(n_tokens), n))
-        texts.close()
-        return found
-
-    def file(self, type_name: str) -> Path:
-        """Return the file of a type."""
-        path = self._folder / f"{self._name}-{type_name}.gguf"
-        if not path.exists() and path != self.f16:
-            run_turbopilot("quantize", str(self.f16), type_name, "-o", str(path))
-        return path
-
-
-def run_turbopilot(*arguments: str, may_fail: bool = False) -> str:
-    """Run a command of ours and return its stdout; "" if it failed and may fail."""
-    done = subprocess.run([*_TURBOPILOT, *arguments], capture_output=True, text=True, check=False)
+    Raises:
+        TimeoutExpired: it took more than `seconds`, and was ended.
+    """
+    command = [*_TURBOPILOT, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     if done.returncode and not may_fail:
         raise SystemExit(f"turbopilot {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
     return done.stdout
 
 
-def has_option(verb: str, option: str) -> bool:
-    """Return whether a verb of this version has an option."""
-    return option in re.findall(r"--[\w-]+", run_turbopilot(verb, "--help"))
+def both_ends(text: str) -> str:
+    """Return the beginning and the end of a long error."""
+    return text if len(text) < 600 else f"{text[:200]} … {text[-380:]}"
 
 
 def free_memory(rpc: str) -> dict[str, int]:

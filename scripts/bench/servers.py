@@ -106,28 +106,37 @@ class Running:
 
 @contextlib.contextmanager
 def started(
-    server: Server, model: Path | None, threads: int, settings: Sequence[str] = ()
+    server: Server,
+    model: Path | None,
+    threads: int,
+    settings: Sequence[str] = (),
+    *,
+    patience: float = PATIENCE,
 ) -> Iterator[Running]:
     """Start a server, wait for its first completion, and stop it on exit.
 
     Raises:
-        NotStarted: the server ended, or returned no completion within `PATIENCE` seconds.
+        NotStarted: the server ended, or returned no completion within `patience` seconds.
     """
     port = free_port()
     command = server.command(model, port, threads, settings)
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, stdin=subprocess.DEVNULL)
         try:
-            asyncio.run(_until_it_answers(process, port, said, command))
+            asyncio.run(_until_it_answers(process, port, said, command, patience))
             yield Running(port, process.pid)
         finally:
             _end(process)
 
 
 async def _until_it_answers(
-    process: subprocess.Popen[bytes], port: int, said: IO[bytes], command: Sequence[str]
+    process: subprocess.Popen[bytes],
+    port: int,
+    said: IO[bytes],
+    command: Sequence[str],
+    patience: float,
 ) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError, BadAnswer):
             await complete(port, greedy(_WARM_UP, 8, stream=True))
@@ -135,7 +144,9 @@ async def _until_it_answers(
         await asyncio.sleep(0.05)
     # pread: the file's offset is shared with the server, which appends to the file.
     words = os.pread(said.fileno(), 1 << 20, 0).decode(errors="replace")[-2000:]
-    raise NotStarted(f"{' '.join(command)} ended with {process.poll()}:\n{words}")
+    code = process.poll()
+    how = f"returned no completion in {patience:.0f} s" if code is None else f"ended with {code}"
+    raise NotStarted(f"it {how}: {' '.join(command)}\n{words}")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

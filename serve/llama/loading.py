@@ -22,6 +22,7 @@ from turbopilot.base.sizes import size
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.context import ContextParameters
+from turbopilot.llama.device_trial import usable_attention
 from turbopilot.llama.device_use import DeviceUse, device_uses, use_table
 from turbopilot.llama.devices import Device
 from turbopilot.llama.fitting import find_devices, load_stepping_down, machine
@@ -127,6 +128,14 @@ def load(
     devices = find_devices(wish)
     free = machine(devices)
     placement = plan(header, options, free)
+    if placement.uses_gpu:
+        used_devices = [
+            d for d, share in zip(devices, placement.shares, strict=True) if share.total
+        ]
+        attention = usable_attention(
+            header, used_devices, options.cache_type, options.flash_attention
+        )
+        options = replace(options, flash_attention=attention)
     decoder = load_stepping_down(
         header,
         placement,

@@ -31,10 +31,10 @@ CARD = GraphicsCard(NVIDIA, "NVIDIA L4", "nvidia 550", "CUDA 12.4", 24 << 30, 23
 FOR_CUDA = GraphicsFacts((CARD,), BackendChoice(BY_NAME["cuda"], CARD.name))
 CUDA_BUILD = replace(BUILD, backends=("CUDA", "CPU"), built=frozenset({"cpu", "cuda"}))
 INTEGRATED = GraphicsCard(INTEL, "GPU 46a6", is_integrated=True)
-# Half of numpy's arithmetic, a fifth of its bandwidth.
+# Half of numpy's arithmetic.
 SPEED = SpeedFacts(
-    prefill=5000, decode=1000, weights=5_000_000, weight_bytes=10_000_000, flops=100e9,
-    near_bandwidth=50e9, bandwidth=20e9, threads=2,
+    prefill=9000, decode=1000, prefill_alone=5000, weights=5_000_000, flops_alone=100e9, blas="scipy-openblas",
+    bandwidth=20e9, processor_time=0.97, threads=2,
 )  # fmt: skip
 DISK = DiskFacts(Path("/cache"), 50 << 30, True, 1 << 20, Path("/hub"), 1 << 30)
 MEMORY = MemoryFacts(32 << 30, 32 << 30, 30 << 30)
@@ -98,8 +98,14 @@ def test_healthy_machine_is_well() -> None:
         ("llama.cpp", "warning", {"graphics": FOR_CUDA, "build": CUDA_BUILD}, "finds no GPU", "CUDA_VISIBLE_DEVICES"),
         ("llama.cpp", "ok", {"graphics": FOR_CUDA, "build": replace(CUDA_BUILD, devices=("CUDA0 (L4)",))},
          "CUDA0 (L4)", ""),
-        ("speed", "warning", {"speed": replace(SPEED, prefill=500)}, "prefill 500", "prefill should"),
-        ("speed", "warning", {"speed": replace(SPEED, decode=50)}, "decode 50", "decode should"),
+        ("speed", "ok", {"speed": SPEED}, "one thread computes 50% of numpy's 100 GFLOP/s", ""),
+        ("speed", "warning", {"speed": replace(SPEED, processor_time=0.5)}, "got 50%", "busy programs"),
+        ("speed", "warning", {"speed": replace(SPEED, prefill=4000)}, "(0.8 times one thread)", "--threads 1"),
+        ("speed", "ok", {"speed": replace(SPEED, prefill=4000, threads=1)}, "1 thread:", ""),
+        ("speed", "warning", {"speed": replace(SPEED, flops_alone=300e9)}, "17% of numpy's", "doctor --fix"),
+        ("speed", "ok", {"speed": replace(SPEED, flops_alone=2000e9, blas="accelerate")}, "2% of numpy's", ""),
+        # Of 64 threads, each waits most of the time, which is not a fault.
+        ("speed", "ok", {"speed": replace(SPEED, prefill=20_000, decode=300, threads=64)}, "4.0 times", ""),
         ("speed", "skipped", {"speed": None}, "--no-speed", ""),
         ("port", "warning", {"port": PortFacts(18080, "another program")}, "another program", "--port 18081"),
         ("port", "ok", {"port": PortFacts(18080, "turbopilot")}, "TurboPilot server", ""),

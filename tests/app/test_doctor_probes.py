@@ -20,8 +20,9 @@ from turbopilot import hub
 from turbopilot.app.doctor import Failed, Machine, Places, look, probes
 from turbopilot.app.doctor.facts import BuildFacts, HubFacts, PortFacts, ServerFacts
 from turbopilot.app.doctor.processor_features import FEATURES, compiled_features, processor_facts
+from turbopilot.app.doctor.product_child import blas_name, product_flops
 from turbopilot.app.doctor.server_health import port_facts, server_facts
-from turbopilot.app.doctor.speed import copy_bandwidth, matrix_flops
+from turbopilot.app.doctor.speed import copy_speed
 from turbopilot.base.errors import InvalidInput
 
 
@@ -241,5 +242,8 @@ def test_proxy_is_shown_without_its_password(
 
 
 def test_yardsticks_measure_at_least_one_round() -> None:
-    assert matrix_flops(0) > 0
-    assert copy_bandwidth(1 << 16, 2, 0) > 0
+    assert product_flops(0) > 0
+    assert blas_name()
+    copied = copy_speed(1 << 16, 2, 0)
+    assert copied.bandwidth > 0
+    assert copied.processor_time >= 0

@@ -130,4 +130,9 @@ def test_pip_line_can_be_pasted_into_a_shell() -> None:
     done = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
     options, *words = done.stdout.splitlines()
     assert options.startswith("-DGGML_SYCL=ON -DCMAKE_C_COMPILER=icx -DCMAKE_CXX_COMPILER=icpx ")
-    assert words[-2:] == ["--no-deps", "llama-cpp-python==0.3.36"]
+    assert words[-4:] == [
+        "--no-deps",
+        "--no-binary",
+        "llama-cpp-python",
+        "llama-cpp-python==0.3.36",
+    ]

@@ -123,13 +123,17 @@ class Serving:
 
 @contextmanager
 def serving(
-    model: Path | None, *arguments: str, inside: Sequence[str] = (), namespace: str = ""
+    model: Path | None,
+    *arguments: str,
+    inside: Sequence[str] = (),
+    namespace: str = "",
+    environment: Mapping[str, str] = ENVIRONMENT,
 ) -> Iterator[Serving]:
     """Run a server on a free port until the block ends; see `worker` for `inside`."""
     models = [str(model)] if model else []
     process = subprocess.Popen(
         [*inside, sys.executable, "-m", "turbopilot", "serve", *models, "--port", "0", "--threads", "1", *arguments],
-        stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        stderr=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     assert process.stderr is not None
     try:
@@ -166,7 +170,7 @@ def loader() -> Iterator[Loader]:
     """Run the child until the block ends."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.devices.child"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
     )  # fmt: skip
     try:
         yield Loader(process)

@@ -74,7 +74,9 @@ BACKENDS: Final = (
     ),
     Backend(
         "vulkan", "any GPU with a Vulkan driver", ("-DGGML_VULKAN=ON",), (NVIDIA, AMD, INTEL), ("glslc",),
-        "glslc and Vulkan's headers (Debian, Ubuntu: sudo apt install glslc libvulkan-dev spirv-headers)",
+        # Older headers lack VK_EXT_layer_settings.
+        "glslc and Vulkan's headers, 1.3.272 or newer (Ubuntu 24.04, Debian 13: sudo apt install glslc libvulkan-dev "
+        "spirv-headers)",
     ),
     Backend("cpu", "the processor of this machine"),
     Backend(
@@ -171,10 +173,10 @@ class Reinstallation:
         """The command as a line for a POSIX shell.
 
         pip's cache identifies a compiled package by its source alone, so without these options pip could install one
-        that was compiled for another backend.
+        that was compiled for another backend. An index or a folder that the user named may have compiled ones too.
         """
         what = f"{PACKAGE}=={self.version}" if self.version else PACKAGE
-        options = "--no-cache-dir --force-reinstall --no-deps"
+        options = f"--no-cache-dir --force-reinstall --no-deps --no-binary {PACKAGE}"
         words = [self.backend.setup, f"CMAKE_ARGS={shlex.quote(' '.join(self.backend.cmake))}"]
         words += [f"{shlex.quote(self.python)} -m pip install {options} {what}"]
         return " ".join(filter(None, words))

@@ -21,8 +21,8 @@ OFF: Final = 0
 ON: Final = 1
 # The scores may take 1/8 of the memory that the model and its KV cache leave.
 SCORES_SHARE: Final = 8
-# Only flash attention supports other types of values in the KV cache.
-_PLAIN: Final = {"f32", "f16", "bf16"}
+PLAIN: Final = frozenset({"f32", "f16", "bf16"})
+"""Types of the KV cache that plain attention supports; for others, flash attention is needed."""
 
 
 def flash_attention(
@@ -36,7 +36,7 @@ def flash_attention(
         uses_gpu: whether layers are on a GPU.
         wanted: the user's choice, or None.
     """
-    if context.cache_type not in _PLAIN:
+    if context.cache_type not in PLAIN:
         return ON
     if wanted is not None:
         return ON if wanted else OFF

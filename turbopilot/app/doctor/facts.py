@@ -92,24 +92,36 @@ class SpeedFacts:
     """Speed of the bundled model on the processor, and of the processor without llama.cpp.
 
     Attributes:
-        prefill: tokens/s.
-        decode: tokens/s.
+        prefill: tokens/s of all threads.
+        decode: tokens/s of all threads.
+        prefill_alone: tokens/s of one thread.
         weights: number of weights that a token is multiplied with.
-        weight_bytes: their bytes, all of which are read for each decoded token.
-        flops: arithmetic operations/s of numpy's product of F32 matrices.
-        near_bandwidth: bytes/s of copies within a block of `weight_bytes`, which a processor's caches may hold.
-        bandwidth: bytes/s of copies within a block that no cache holds.
-        threads: threads of all these measurements.
+        flops_alone: arithmetic operations/s of numpy's product of F32 matrices on one thread.
+        blas: name of the library that computes this product.
+        bandwidth: bytes/s that all threads read and write while they copy a block that no cache holds.
+        processor_time: share of the time in which the system let these threads run.
+        threads: threads of the measurements but those of one thread.
     """
 
     prefill: float
     decode: float
+    prefill_alone: float
     weights: int
-    weight_bytes: int
-    flops: float
-    near_bandwidth: float
+    flops_alone: float
+    blas: str
     bandwidth: float
+    processor_time: float
     threads: int
+
+    @property
+    def arithmetic(self) -> float:
+        """Operations/s of llama.cpp on one thread, as a share of numpy's."""
+        return 2 * self.weights * self.prefill_alone / self.flops_alone
+
+    @property
+    def gain(self) -> float:
+        """Prefill of all threads, as a multiple of that of one."""
+        return self.prefill / self.prefill_alone
 
 
 @dataclass(frozen=True, slots=True)

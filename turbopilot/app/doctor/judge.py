@@ -17,17 +17,25 @@ from turbopilot.app.doctor.facts import (
     ServerFacts,
     SpeedFacts,
 )
-from turbopilot.app.doctor.judge_build import judge_build, judge_features, judge_graphics
+from turbopilot.app.doctor.judge_build import (
+    REINSTALL,
+    judge_build,
+    judge_features,
+    judge_graphics,
+)
 from turbopilot.base.backends import CPU, Reinstallation
+from turbopilot.base.counts import count
 from turbopilot.base.sizes import size
 from turbopilot.catalog import MODELS
 from turbopilot.llama.footprint import MEMORY_SHARE, PROCESS
 
-# Shares of what numpy reaches. Most of a step of the bundled model is not arithmetic but the threads' waiting for each
-# other. Measured on two cores with AVX-512: prefill 60 to 76 % and decode 12 %; prefill 6 % with a build for the oldest
-# x86-64 processors; decode 0.5 to 1.2 % beside several busy programs.
-LEAST_PREFILL: Final = 0.1
-LEAST_DECODE: Final = 0.02
+# The rest of the time was given to other programs, or to other virtual machines.
+LEAST_TIME: Final = 0.8
+# Share of numpy's arithmetic on one thread. Both are bound by the same units, of which a build without the processor's
+# widest vectors uses half (AVX2 instead of AVX-512) or a quarter (AVX), and an eighth or less without FMA too.
+LEAST_ARITHMETIC: Final = 0.2
+# Apple's library computes products on a unit for matrices, which other programs cannot use.
+_OWN_UNIT: Final = "accelerate"
 # Bytes: the bundled model as F16, importance matrices, and PyTorch's results for it.
 _LEAST_DISK: Final = 100_000_000
 # Bytes of disk for each weight: the checkpoint, the F16 file, and a Q4_K_M or Q8_0 file.
@@ -117,27 +125,25 @@ def _judge_disk(disk: DiskFacts) -> CheckResult:
 def _judge_speed(speed: SpeedFacts | None) -> CheckResult:
     if speed is None:
         return CheckResult("speed", "skipped", "not measured (--no-speed)")
-    prefill = speed.prefill / (speed.flops / (2 * speed.weights))
-    decode = speed.decode / (speed.near_bandwidth / speed.weight_bytes)
+    comparable = speed.blas.lower() != _OWN_UNIT
     found = (
-        f"bundled model, {speed.threads} threads: prefill {speed.prefill:,.0f} tokens/s ({prefill:.0%} of numpy's "
-        f"{speed.flops / 1e9:,.0f} GFLOP/s), decode {speed.decode:,.0f} tokens/s ({decode:.0%} of "
-        f"{speed.near_bandwidth / 1e9:,.0f} GB/s in the caches); memory {speed.bandwidth / 1e9:,.0f} GB/s"
+        f"bundled model, {count(speed.threads, 'thread')}: prefill {speed.prefill:,.0f} tokens/s ({speed.gain:.1f} "
+        f"times one thread), decode {speed.decode:,.0f} tokens/s; one thread computes {speed.arithmetic:.0%} of "
+        f"numpy's {speed.flops_alone / 1e9:,.0f} GFLOP/s ({speed.blas or 'BLAS unknown'}); memory "
+        f"{speed.bandwidth / 1e9:,.0f} GB/s; the threads got {speed.processor_time:.0%} of the processor's time"
     )
-    slow = [
-        name
-        for name, share, least in (
-            ("prefill", prefill, LEAST_PREFILL),
-            ("decode", decode, LEAST_DECODE),
-        )
-        if share < least
-    ]
-    if slow:
-        remedy = (
-            f"{' and '.join(slow)} should be at least {LEAST_PREFILL:.0%} and {LEAST_DECODE:.0%} of these: look for "
-            "busy programs (top), a power-saving mode or a throttled virtual machine, and run it again"
-        )
+    if speed.processor_time < LEAST_TIME:
+        remedy = "look for busy programs (top), a quota, or a virtual machine whose host is busy; then run it again"
         return CheckResult("speed", "warning", found, remedy)
+    if speed.threads > 1 and speed.gain < 1:
+        remedy = "several threads are slower than one: look for busy programs (top), or try serve --threads 1"
+        return CheckResult("speed", "warning", found, remedy)
+    if comparable and speed.arithmetic < LEAST_ARITHMETIC:
+        remedy = (
+            f"one thread should reach at least {LEAST_ARITHMETIC:.0%} of numpy: llama.cpp may not use the processor's "
+            f"instructions, so {REINSTALL}"
+        )
+        return CheckResult("speed", "warning", found, remedy, reinstall=True)
     return CheckResult("speed", "ok", found)
 
 

@@ -1,14 +1,17 @@
-"""Speed of the bundled model, beside the speed of the processor's arithmetic and memory without llama.cpp.
+"""Speed of the bundled model, and what it is compared with: this processor without llama.cpp, in the same seconds.
 
-What a processor should do is measured on it, with numpy's products of F32 matrices and its copies: their kernels are
-chosen when the program runs, while those of llama.cpp were chosen when it was compiled.
+No figure of another machine is used. One thread's prefill is compared with numpy's product of F32 matrices on one
+thread, whose kernel is chosen when the program runs, while those of llama.cpp were chosen when it was compiled. All
+threads are compared with one thread: the cost of their waiting for each other depends on their number, so it cannot be
+judged otherwise. The time in which the system let the threads run shows what other programs and virtual machines took.
 """
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,57 +21,67 @@ from turbopilot.base.machine import usable_cores
 from turbopilot.base.progress import Reporter
 from turbopilot.bench import Setup, SpeedTask, measure
 from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.llama.child import run_child
 from turbopilot.llama.placement_wish import PlacementWish
 
 _TASK: Final = SpeedTask(n_prompt=256, n_gen=64, repeats=3)
-_SECONDS: Final = 0.25  # for each measurement without llama.cpp
+_ALONE: Final = SpeedTask(n_prompt=256, n_gen=0, repeats=2)
+_N_CTX: Final = 512
+SECONDS: Final = 0.25  # for each measurement without llama.cpp
 _FAR: Final = 256 << 20  # bytes; more than the caches of processors for desktops and most servers
-_SIDE: Final = 1024  # rows and columns of the matrices
+# Variables of OpenBLAS, MKL, BLIS and Accelerate. They are read when numpy is imported, so a child is needed.
+_ONE_THREAD: Final = dict.fromkeys(
+    ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CopySpeed:
+    """Bytes/s that threads read and write, and the share of the time in which the system let them run."""
+
+    bandwidth: float
+    processor_time: float
 
 
 def measure_speed() -> SpeedFacts:
-    """Measure the bundled model on the processor, for about two seconds; it is converted first if needed."""
-    path = resolve_gguf(None, Reporter())
+    """Measure the bundled model on the processor, for about five seconds; it is converted first if needed."""
+    path, threads = resolve_gguf(None, Reporter()), usable_cores()
     # Of the embeddings, a token reads one row, unless they are the output layer too.
     tensors = {t.name: t for t in read_gguf(path).tensors}
     if "output.weight" in tensors:
         del tensors["token_embd.weight"]
-    n_bytes = sum(t.n_bytes for t in tensors.values())
     measured = measure(
-        path, Setup(n_ctx=512, placement=PlacementWish(0)), speed=_TASK, memory=False
+        path, Setup(n_ctx=_N_CTX, placement=PlacementWish(0)), speed=_TASK, memory=False
     )
+    one = Setup(n_ctx=_N_CTX, placement=PlacementWish(0), n_threads=1)
+    alone = measure(path, one, speed=_ALONE, memory=False)
     assert measured.prompt is not None
     assert measured.generation is not None
-    threads = usable_cores()
+    assert alone.prompt is not None
+    product: dict[str, Any] = {}
+    run_child(
+        "turbopilot.app.doctor.product_child", {}, on_message=product.update, timeout=30, environment=_ONE_THREAD
+    )  # fmt: skip
+    copied = copy_speed(_FAR, threads)
     return SpeedFacts(
-        prefill=measured.prompt.median, decode=measured.generation.median,
-        weights=sum(t.n_weights for t in tensors.values()), weight_bytes=n_bytes, flops=matrix_flops(),
-        near_bandwidth=copy_bandwidth(n_bytes, threads), bandwidth=copy_bandwidth(_FAR, threads), threads=threads,
+        prefill=measured.prompt.median, decode=measured.generation.median, prefill_alone=alone.prompt.median,
+        weights=sum(t.n_weights for t in tensors.values()), flops_alone=product["flops"], blas=product["blas"],
+        bandwidth=copied.bandwidth, processor_time=copied.processor_time, threads=threads,
     )  # fmt: skip
 
 
-def matrix_flops(seconds: float = _SECONDS) -> float:
-    """Return the operations/s of products of F32 matrices, on all threads of numpy's BLAS."""
-    a = np.ones((_SIDE, _SIDE), np.float32)
-    product, n = a @ a, 0  # not timed: starts the threads
-    began = time.perf_counter()
-    while (passed := time.perf_counter() - began) < seconds or not n:
-        np.matmul(a, a, out=product)
-        n += 1
-    return 2 * n * _SIDE**3 / passed if passed else 0.0
-
-
-def copy_bandwidth(n_bytes: int, threads: int, seconds: float = _SECONDS) -> float:
-    """Return the bytes/s that threads read and write together while each copies its part of `n_bytes`."""
+def copy_speed(n_bytes: int, threads: int, seconds: float = SECONDS) -> CopySpeed:
+    """Let each thread copy its part of `n_bytes` again and again."""
     each = max(1, n_bytes // (2 * 8 * threads))
 
-    def copy(_: int) -> float:
+    def copy(_: int) -> tuple[float, float]:
         source, target = np.ones(each), np.zeros(each)  # written, so that their pages exist
-        n, began = 0, time.perf_counter()
+        n, began, used = 0, time.perf_counter(), time.thread_time()
         while (passed := time.perf_counter() - began) < seconds or not n:
             np.copyto(target, source)
             n += 1
-        return 2 * 8 * each * n / passed if passed else 0.0
+        return 2 * 8 * each * n / passed, (time.thread_time() - used) / passed
 
     with ThreadPoolExecutor(threads) as pool:
-        return sum(pool.map(copy, range(threads)))
+        found = list(pool.map(copy, range(threads)))
+    return CopySpeed(sum(speed for speed, _ in found), sum(share for _, share in found) / threads)
