@@ -170,7 +170,7 @@ def loader() -> Iterator[Loader]:
     """Run the child until the block ends."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.devices.child"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
     )  # fmt: skip
     try:
         yield Loader(process)
