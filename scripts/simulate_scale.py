@@ -78,7 +78,7 @@ def check(model: Path | None, seconds: float) -> tuple[dict[str, Any], list[Engi
 
 def is_bound_kept(records: Sequence[EngineRecord]) -> bool:
     """Return whether enough is cached with 4 replicas, measured and simulated."""
-    shares = [(row[2], row[3]) for row in bound_rows(records) if row[1] == AFFINITY]
+    shares = [(row[2], row[3]) for row in bound_rows(records) if AFFINITY in row[1]]
     return all(float(share) >= LEAST for pair in shares for share in pair)
 
 
@@ -86,11 +86,15 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--typists", type=numbers, default=(16,), help="developers who type at once")
+    parser.add_argument(
+        "--typists", type=numbers, default=(16,), help="developers who type at once"
+    )
     parser.add_argument("--replicas", type=numbers, default=(1, 2, 4))
     parser.add_argument("--policy", action="append", choices=POLICIES, help="default: all")
     parser.add_argument("--tie", choices=TIES, default=TIES[0], help="what the router knows")
-    parser.add_argument("--seconds", type=float, help="simulated (120) or replayed (16) time of each run")
+    parser.add_argument(
+        "--seconds", type=float, help="simulated (120) or replayed (16) time of each run"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--developers", type=numbers, help="find the replicas for these numbers")
     parser.add_argument("--typing", type=float, default=TYPING, help="share of them that types")
@@ -99,7 +103,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--decode", help="milliseconds of a step with 1,2,3 … sequences")
     parser.add_argument("--check", action="store_true", help="measure real servers")
     parser.add_argument("--model", type=Path, help="with --check: a further GGUF to measure")
-    parser.add_argument("--write-docs", action="store_true", help="write docs/scale.md and its plot")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="write docs/scale.md and its plot"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser.parse_args()
 
@@ -120,11 +126,17 @@ def report_sizes(record: EngineRecord, args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps([asdict(s) for s in found]))
         return
-    show(f"{record.name}: replicas for developers of whom {args.typing:.0%} type", SIZED, size_rows(found))
+    show(
+        f"{record.name}: replicas for developers of whom {args.typing:.0%} type",
+        SIZED,
+        size_rows(found),
+    )
     if args.price:
         for s in found:
             cost = s.replicas * 730 * args.price
-            print(f"{s.developers:,} developers: {cost:,.0f} a month, {cost / s.developers:,.2f} each")
+            print(
+                f"{s.developers:,} developers: {cost:,.0f} a month, {cost / s.developers:,.2f} each"
+            )
 
 
 def report_runs(record: EngineRecord, args: argparse.Namespace) -> None:
@@ -137,9 +149,15 @@ def report_runs(record: EngineRecord, args: argparse.Namespace) -> None:
     ]
     if args.json:
         typing = record.typing()
-        print(json.dumps([asdict(s) | asdict(simulate(s, typing, record.times)) for s in scenarios]))
+        print(
+            json.dumps([asdict(s) | asdict(simulate(s, typing, record.times)) for s in scenarios])
+        )
         return
-    show(f"{record.name}, simulated", ["typing", "replicas", "routing", *OUTCOMES], simulated_rows(scenarios, record))
+    show(
+        f"{record.name}, simulated",
+        ["typing", "replicas", "routing", *OUTCOMES],
+        simulated_rows(scenarios, record),
+    )
 
 
 def main() -> None:
@@ -151,7 +169,9 @@ def main() -> None:
             print(json.dumps({"about": about, "engines": [asdict(r) for r in records]}))
         else:
             show("step times", TIMES, time_rows(records))
-            show("measured / simulated", CHECKED, checked_rows(records))
+            for record in records:
+                rows = [row[1:] for row in checked_rows([record])]
+                show(f"{record.name}: measured/simulated", CHECKED[1:], rows)
             show("16 developers: 4 replicas against 1", BOUND, bound_rows(records))
         if args.write_docs:
             save(records, about)

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from bench.servers import OURS, Server, started
 from bench.trace import BUDGET, debounced, load_trace
+
 from scale import paced
 from scale.measure import REPEATS, step_times
 from scale.policy import AFFINITY
@@ -20,7 +21,6 @@ from scale.replay import Replay
 from scale.replica import StepTimes
 from scale.simulation import Outcomes, Scenario
 from scale.typing_session import Typing, typing_of
-
 from turbopilot.app.resolve import resolve_gguf
 from turbopilot.base.progress import Reporter
 from turbopilot.formats.gguf.file import read_gguf
@@ -29,6 +29,8 @@ from turbopilot.llama.geometry import header_geometry
 DATA: Final = Path(__file__).parents[1] / "data" / "scale.json"
 PAUSE: Final = 75  # milliseconds after the last key, after which an editor sends a request
 SLOTS: Final = 4  # the default of serve --parallel
+PACED, BUNDLED = "fixed step times", "bundled model"  # names of subjects
+SLOWER: Final = 4.0  # the pace of the comparison of cached tokens
 _CACHE: Final = 1 << 30  # bytes of --prefix-cache
 # What the simulator leaves out is off: drafts, text that moved, and completions computed ahead.
 _PLAIN: Final = "--no-drafts --no-reuse --no-ahead --no-heal --no-end-loops --no-tune"
@@ -59,9 +61,9 @@ def subjects(model: Path | None) -> list[Subject]:
     """Return the fake model, the bundled model, and `model` if one is given."""
     bundled = resolve_gguf(None, Reporter())
     found = [
-        Subject("fixed step times", PacedServer("paced", sys.executable), None, BUDGET, paced.CACHE_TOKENS)
+        Subject(PACED, PacedServer("paced", sys.executable), None, BUDGET, paced.CACHE_TOKENS)
     ]  # fmt: skip
-    for path, name in ((bundled, "bundled model"), (model, model and model.stem)):
+    for path, name in ((bundled, BUNDLED), (model, model and model.stem)):
         if path is not None and name:
             header = read_gguf(path)
             tokens = _CACHE // header_geometry(header).kv_bytes(1)
@@ -123,6 +125,17 @@ def replicas(subject: Subject, n: int) -> Iterator[list[int]]:
         ]
 
 
+@contextlib.contextmanager
+def front(subject: Subject, load: Scenario, ports: Sequence[int]) -> Iterator[int]:
+    """Start `serve --upstream` before the replicas if the load needs it; yield its port, else 0."""
+    if not load.front:
+        yield 0
+        return
+    urls = ",".join(f"http://127.0.0.1:{port}/v1" for port in ports)
+    with started(subject.server, subject.model, 1, ("--upstream", urls, "--no-heal")) as running:
+        yield running.port
+
+
 def measure(
     subject: Subject, loads: Sequence[Scenario], say: Callable[[str], None]
 ) -> EngineRecord:
@@ -136,26 +149,31 @@ def measure(
     typing = typing_of(trace, prompts, per_token)
     runs = []
     for load in loads:
-        with replicas(subject, load.replicas) as ports:
-            replay = Replay(load, typing, prompts, ports, SLOTS)
+        with replicas(subject, load.replicas) as ports, front(subject, load, ports) as port:
+            replay = Replay(load, typing, prompts, ports, SLOTS, port)
             runs.append(Run(load, asyncio.run(replay.run()), replay.latest))
-        say(f"{subject.name}, {load.typists} developers, {load.replicas} replicas, {load.policy}: {runs[-1].measured}")
+        say(f"{load}: {runs[-1].measured}")
     counted = [r.measured.tokens for r in runs if r.measured.completions]
     tokens = sum(counted) / len(counted) if counted else trace.max_tokens
     return EngineRecord(subject.name, times, per_token, subject.budget, tokens, tuple(runs))
 
 
 def loads(subject: str, seconds: float) -> list[Scenario]:
-    """Return what is replayed with a subject: (developers, replicas, policy)."""
-    four_each = [(4, 1, AFFINITY), (16, 1, AFFINITY), (16, 4, AFFINITY), (16, 4, "random")]
-    chosen = {
-        "fixed step times": [*four_each, (8, 2, AFFINITY), (8, 2, "random"), (12, 3, AFFINITY)],
-        "bundled model": four_each,
-    }.get(subject, [(2, 1, AFFINITY)])
-    return [
-        Scenario(t, n, p, seconds=seconds, warm_up=seconds * 0.4, spread=False)
-        for t, n, p in chosen
-    ]
+    """Return what is replayed with a subject.
+
+    Affinity is compared at a pace that one replica can serve: else its queue decides what is cached.
+    """
+    one = Scenario(1, 1, AFFINITY, seconds=seconds, warm_up=seconds * 0.4, spread=False)
+    slow = replace(one, typists=16, slower=SLOWER)
+    bound = [slow, replace(slow, replicas=4), replace(slow, replicas=4, policy="random")]
+    four = replace(one, typists=4)
+    if subject == PACED:
+        scaled = [replace(one, typists=4 * n, replicas=n) for n in (2, 3, 4)]
+        at_random = [replace(s, policy="random") for s in scaled if s.replicas != 3]
+        return [four, *scaled, *at_random, *bound]
+    if subject == BUNDLED:
+        return [four, *bound, replace(slow, replicas=4, front=True)]
+    return [one]
 
 
 def save(records: Sequence[EngineRecord], about: dict[str, Any], path: Path = DATA) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 
 from bench.client import Answer, complete, greedy
+
 from scale.replica import StepTimes
 
 TOKENS = 48  # of a stream that measures decoding

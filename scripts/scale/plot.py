@@ -10,7 +10,6 @@ from typing import Final
 from scale.engines import EngineRecord
 from scale.policy import AFFINITY
 from scale.simulation import Outcomes, Scenario, simulate
-
 from turbopilot.render.bench_plot import STYLE
 from turbopilot.render.scale import Scale
 from turbopilot.render.svg import WIDTH, Labels, Line, Spot, plot, standalone
@@ -61,7 +60,7 @@ def measured(record: EngineRecord) -> Points:
     return {
         (r.scenario.policy, r.scenario.replicas): r.measured
         for r in record.runs
-        if r.scenario.typists == PER_REPLICA * r.scenario.replicas
+        if r.scenario.typists == PER_REPLICA * r.scenario.replicas and r.scenario.slower == 1
     }
 
 

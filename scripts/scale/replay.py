@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from bench.client import Answer, complete, fetch, greedy
-from scale.policy import Policy, policy
-from scale.simulation import Outcomes, Scenario, percentile, start_of
-from scale.typing_session import Typing
 
+from scale.policy import Policy, policy
+from scale.simulation import Outcomes, Scenario, at_share, start_of
+from scale.typing_session import Typing
 from serve.upstream.health import Outcome
 from serve.upstream.routing import RouteKey
 
@@ -32,24 +32,35 @@ class Counters:
 
 @dataclass(slots=True)
 class Replay:
-    """One replay of a scenario; `ports` has one server for each replica, or one front for all."""
+    """One replay of a scenario.
+
+    Attributes:
+        scenario: what is replayed.
+        typing: the session.
+        prompts: its prompts.
+        ports: of the replicas.
+        slots: requests that a replica computes at once.
+        front: port of a front that routes to all replicas; 0 routes here.
+    """
 
     scenario: Scenario
     typing: Typing
     prompts: Sequence[str]
     ports: Sequence[int]
     slots: int
+    front: int = 0
     asked: int = 0
-    latest: float = 0.0  # largest delay of a request after its due time, in seconds: ours, not the servers'
+    latest: float = (
+        0.0  # largest delay of a request after its due time, in seconds: ours, not the servers'
+    )
     seconds: list[float] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     _policy: Policy = field(init=False)
     _next_person: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._policy = policy(
-            self.scenario.policy, len(self.ports), self.slots, self.scenario.seed
-        )
+        self.typing = self.typing.slowed(self.scenario.slower)
+        self._policy = policy(self.scenario.policy, len(self.ports), self.slots, self.scenario.seed)
         self._next_person = self.scenario.typists
 
     async def run(self) -> Outcomes:
@@ -59,7 +70,7 @@ class Replay:
         before = await self._counters()
         self.asked, self.seconds = 0, []
         await asyncio.sleep(self.scenario.seconds - self.scenario.warm_up)
-        asked, ordered = self.asked, sorted(self.seconds)
+        asked, waits = self.asked, self.seconds
         after = await self._counters()
         for person in people:
             person.cancel()
@@ -70,9 +81,9 @@ class Replay:
         prompt, cached = after.prompt - before.prompt, after.cached - before.cached
         return Outcomes(
             requests=asked / seconds,
-            completions=len(ordered) / seconds,
-            p50=percentile(ordered, 0.5),
-            p95=percentile(ordered, 0.95),
+            completions=len(waits) / seconds,
+            p50=at_share(waits, 0.5),
+            p95=at_share(waits, 0.95),
             cached=cached / max(1.0, prompt),
             computed=(prompt - cached) / max(1, asked),
             busy=(after.computing - before.computing) / seconds / self.scenario.replicas,
@@ -108,9 +119,9 @@ class Replay:
         key = RouteKey(session=str(person))
         replica = self._policy.pick(key, due)
         self.asked += 1
-        request = asyncio.create_task(
-            complete(self.ports[replica], greedy(prompt, self.typing.max_tokens, stream=True))
-        )
+        fields = greedy(prompt, self.typing.max_tokens, stream=True)
+        port = self.front or self.ports[replica]
+        request = asyncio.create_task(complete(port, fields, session=f"developer-{person}"))
         close = self.typing.close[at]
         if close is None:
             answer = await self._finished(request, replica, due)

@@ -12,8 +12,14 @@ from dataclasses import dataclass, field
 
 from scale.typing_session import Typing
 
-PATIENCE, LONGEST = 1.0, 2.0  # serve.engine.planner: longest prefill step in seconds, beside decoding and alone
-LONGEST_PIECE, LEAST_CHUNK = 512, 32  # the same: tokens of a prompt that is alone, and of the smallest piece
+PATIENCE, LONGEST = (
+    1.0,
+    2.0,
+)  # serve.engine.planner: longest prefill step in seconds, beside decoding and alone
+LONGEST_PIECE, LEAST_CHUNK = (
+    512,
+    32,
+)  # the same: tokens of a prompt that is alone, and of the smallest piece
 FEW = 32  # serve.engine.prefix_store: a prefix replaces one that has at most so many other tokens
 
 
@@ -47,7 +53,9 @@ class PrefixCache:
 
     def __init__(self, typing: Typing, most_tokens: int) -> None:
         self._typing, self._most = typing, most_tokens
-        self._tokens: OrderedDict[tuple[int, int], int] = OrderedDict()  # (person, request) → tokens
+        self._tokens: OrderedDict[tuple[int, int], int] = (
+            OrderedDict()
+        )  # (person, request) → tokens
         self._requests: dict[int, set[int]] = {}  # person → requests
         self._n = 0
 
@@ -125,7 +133,9 @@ class Replica:
     cache: PrefixCache = field(init=False)
     queue: deque[Job] = field(default_factory=deque)
     running: list[Job] = field(default_factory=list)
-    answers: set[tuple[int, int]] = field(default_factory=set)  # (person, prompt) of finished completions
+    answers: set[tuple[int, int]] = field(
+        default_factory=set
+    )  # (person, prompt) of finished completions
     version: int = 0  # of the planned step; an event of another version is void
     _pieces: list[tuple[Job, int]] = field(default_factory=list)
     _steps: int = 0

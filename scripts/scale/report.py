@@ -9,9 +9,9 @@ from typing import Any, Final
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
 from scale.engines import EngineRecord
 from scale.plot import drawn, lines, measured
-from scale.policy import AFFINITY
 from scale.simulation import Outcomes, Scenario, simulate
 from scale.sizing import SLOWER, TYPING, Size, sizes
 from scale.typing_session import HourOfTyping, hour_of
@@ -19,23 +19,28 @@ from scale.typing_session import HourOfTyping, hour_of
 DOCS: Final = Path(__file__).parents[2] / "docs"
 PAGE, PICTURE = DOCS / "scale.md", DOCS / "img" / "scale.svg"
 Rows = list[list[str]]
-OUTCOMES: Final = ["completions/s", "p50", "p95", "cached", "prefilled"]
+OUTCOMES: Final = ["compl./s", "p50, ms", "p95, ms", "cached, %", "prefilled"]
 CHECKED: Final = ["server", "developers", "replicas", "routing", *OUTCOMES]
 SIZED: Final = [
-    "developers", "typing", "requests/s", "replicas", "p50", "p95", "cached", "at random: p95", "cached ",
+    "developers", "typing", "requests/s", "replicas", "p50, ms", "p95, ms", "cached, %", "at random: p95, ms",
+    "cached, % ",
 ]  # fmt: skip
 
 
 def cells(o: Outcomes) -> list[str]:
     """Return the cells of `OUTCOMES`; prefilled are the prompt tokens of a request that were computed."""
     return [
-        f"{o.completions:,.1f}", seconds(o.p50), seconds(o.p95), f"{o.cached:.1%}", f"{o.computed:.0f}",
-    ]  # fmt: skip
+        f"{o.completions:,.1f}",
+        ms(o.p50),
+        ms(o.p95),
+        f"{100 * o.cached:.1f}",
+        f"{o.computed:.0f}",
+    ]
 
 
-def seconds(value: float) -> str:
-    """Return a duration as text: milliseconds below a second."""
-    return f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
+def ms(seconds: float) -> str:
+    """Return a duration in milliseconds."""
+    return f"{1000 * seconds:,.0f}"
 
 
 def checked_rows(records: Sequence[EngineRecord]) -> Rows:
@@ -45,10 +50,9 @@ def checked_rows(records: Sequence[EngineRecord]) -> Rows:
         typing = record.typing()
         for run in record.runs:
             s = run.scenario
-            pairs = zip(
-                cells(run.measured), cells(simulate(s, typing, record.times)), strict=True
-            )
-            head = [record.name, str(s.typists), str(s.replicas), s.policy]
+            pairs = zip(cells(run.measured), cells(simulate(s, typing, record.times)), strict=True)
+            pace = f", {s.slower:g} × slower" if s.slower > 1 else ""
+            head = [record.name, f"{s.typists}{pace}", str(s.replicas), routing(s)]
             rows.append([*head, *(f"{m} / {x}" for m, x in pairs)])
     return rows
 
@@ -57,22 +61,27 @@ def bound_rows(records: Sequence[EngineRecord]) -> Rows:
     """Return the share of cached tokens with four replicas as a multiple of that with one, for 16 developers."""
     rows = []
     for record in records:
-        runs = {(r.scenario.replicas, r.scenario.policy): r for r in record.runs if r.scenario.typists == 16}
-        if (1, AFFINITY) not in runs:
+        runs = [r for r in record.runs if r.scenario.slower > 1]
+        if not runs:
             continue
-        one, typing = runs[1, AFFINITY], record.typing()
+        one, *others = runs
+        typing = record.typing()
         base = simulate(one.scenario, typing, record.times)
-        for name in (AFFINITY, "random"):
-            four = runs[4, name]
-            again = simulate(four.scenario, typing, record.times)
+        for run in others:
+            again = simulate(run.scenario, typing, record.times)
             rows.append([
-                record.name, name, f"{four.measured.cached / one.measured.cached:.2f}",
-                f"{again.cached / base.cached:.2f}", f"{four.measured.computed:.0f} / {again.computed:.0f}",
+                record.name, routing(run.scenario), f"{run.measured.cached / one.measured.cached:.2f}",
+                f"{again.cached / base.cached:.2f}", f"{run.measured.computed:.0f} / {again.computed:.0f}",
             ])  # fmt: skip
     return rows
 
 
-BOUND: Final = ["server", "routing", "cached, 4 : 1, measured", "simulated", "prefilled, measured / simulated"]
+def routing(scenario: Scenario) -> str:
+    """Return who chose the replica."""
+    return "affinity, by serve" if scenario.front else scenario.policy
+
+
+BOUND: Final = ["server", "routing", "cached, 4 : 1", "simulated", "prefilled"]
 
 
 def size_rows(found: Sequence[Size]) -> Rows:
@@ -80,8 +89,7 @@ def size_rows(found: Sequence[Size]) -> Rows:
     return [
         [
             f"{s.developers:,}", f"{s.typists:,}", f"{s.outcomes.requests:,.1f}", f"{s.replicas:,}",
-            seconds(s.outcomes.p50), seconds(s.outcomes.p95), f"{s.outcomes.cached:.1%}",
-            seconds(s.at_random.p95), f"{s.at_random.cached:.1%}",
+            *cells(s.outcomes)[1:4], *cells(s.at_random)[2:4],
         ]
         for s in found
     ]  # fmt: skip
@@ -118,9 +126,11 @@ def hour_rows(hour: HourOfTyping) -> Rows:
 
 def show(title: str, head: Sequence[str], rows: Rows) -> None:
     """Print a table."""
-    table = Table(*head, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(
+        *head, title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(cell.replace(" / ", "/") for cell in row))
     Console().print(table)
 
 
@@ -148,7 +158,10 @@ def write_docs(about: dict[str, Any], records: Sequence[EngineRecord]) -> None:
     }  # fmt: skip
     text = PAGE.read_text("utf-8")
     for name, part in parts.items():
-        begin, end = f"<!-- scale {name}: scripts/simulate_scale --write-docs -->\n", "<!-- end -->\n"
+        begin, end = (
+            f"<!-- scale {name}: scripts/simulate_scale --write-docs -->\n",
+            "<!-- end -->\n",
+        )
         before, found_begin, rest = text.partition(begin)
         if not found_begin:
             raise SystemExit(f"{PAGE}: no line {begin.strip()}")

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from bench.scenarios import percentile
+
 from scale.policy import Policy, policy
 from scale.replica import Job, Replica, StepTimes, Totals
 from scale.typing_session import Typing
-
 from serve.upstream.health import Outcome
 from serve.upstream.routing import RouteKey
 
@@ -36,6 +37,8 @@ class Scenario:
         tie: what the router knows of a request: its session, its file or only its prompt.
         seed: seed of all random choices.
         spread: whether developers begin at random places and times; else evenly, as in `replay`.
+        slower: developers type so many times slower than in the trace.
+        front: replay through `serve --upstream` instead of a router in the replay; the simulation is the same.
     """
 
     typists: int
@@ -46,6 +49,8 @@ class Scenario:
     tie: str = "session"
     seed: int = 0
     spread: bool = True
+    slower: float = 1.0
+    front: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +83,16 @@ def start_of(typist: int, typists: int, n: int) -> int:
     return typist * n // typists
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the smallest of the sorted values that at least this share of them does not exceed; 0 if there are none."""
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)] if ordered else 0.0
+def at_share(values: Sequence[float], share: float) -> float:
+    """Return a percentile of the values; 0 if there are none."""
+    return percentile(values, share) if values else 0.0
 
 
 class Simulation:
     """One run of a scenario."""
 
     def __init__(self, scenario: Scenario, typing: Typing, times: StepTimes) -> None:
+        typing = typing.slowed(scenario.slower)
         self._scenario, self._typing, self._times = scenario, typing, times
         self._policy: Policy = policy(
             scenario.policy, scenario.replicas, times.slots, scenario.seed
@@ -107,7 +113,9 @@ class Simulation:
         choose = random.Random(scenario.seed)
         for i in range(scenario.typists):
             n = len(self._typing)
-            self._at.append(choose.randrange(n) if scenario.spread else start_of(i, scenario.typists, n))
+            self._at.append(
+                choose.randrange(n) if scenario.spread else start_of(i, scenario.typists, n)
+            )
             self._push(choose.random() if scenario.spread else 0.0, _ASK, i)
         before = Totals()
         is_warm = False
@@ -200,14 +208,14 @@ class Simulation:
 
     def _outcomes(self, before: Totals) -> Outcomes:
         seconds = self._scenario.seconds - self._scenario.warm_up
-        after, ordered = self._totals, sorted(self._seconds)
+        after, waits = self._totals, self._seconds
         prompt = after.prompt_tokens - before.prompt_tokens
         cached = after.cached_tokens - before.cached_tokens
         return Outcomes(
             requests=self._asked / seconds,
-            completions=len(ordered) / seconds,
-            p50=percentile(ordered, 0.5),
-            p95=percentile(ordered, 0.95),
+            completions=len(waits) / seconds,
+            p50=at_share(waits, 0.5),
+            p95=at_share(waits, 0.95),
             cached=cached / max(1, prompt),
             computed=(prompt - cached) / max(1, self._asked),
             busy=(after.busy - before.busy) / seconds / self._scenario.replicas,
@@ -220,7 +228,11 @@ _VERSIONS: Final = 1 << 20  # a step's event carries replica and version in one 
 
 def _copy(totals: Totals) -> Totals:
     return Totals(
-        totals.prompt_tokens, totals.cached_tokens, totals.generated_tokens, totals.admitted, totals.busy
+        totals.prompt_tokens,
+        totals.cached_tokens,
+        totals.generated_tokens,
+        totals.admitted,
+        totals.busy,
     )
 
 

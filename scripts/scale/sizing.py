@@ -16,7 +16,9 @@ DEVELOPERS: Final = (1, 10, 100, 1_000, 10_000)
 # Share of the developers who type in the busiest hour. Developers write code for 52 minutes a day (Software.com, "Code
 # Time Report", 250,000 developers), 11 % of eight hours; the busiest hour is taken to have twice the mean.
 TYPING: Final = 0.22
-SLOWER: Final = 2.0  # a sufficient p95, as a multiple of that of one developer with a replica of their own
+SLOWER: Final = (
+    2.0  # a sufficient p95, as a multiple of that of one developer with a replica of their own
+)
 _MOST_EVENTS: Final = 60_000  # developers × seconds of one simulation
 _STEP: Final = 1.1  # large numbers of replicas are found to within 10 %
 
@@ -33,7 +35,10 @@ class Size:
 
 
 def sizes(
-    typing: Typing, times: StepTimes, developers: tuple[int, ...] = DEVELOPERS, share: float = TYPING
+    typing: Typing,
+    times: StepTimes,
+    developers: tuple[int, ...] = DEVELOPERS,
+    share: float = TYPING,
 ) -> list[Size]:
     """Return the fewest replicas whose p95 is sufficient, for each number of developers."""
     alone = _run(typing, times, Scenario(1, 1, seconds=900.0))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench.trace import Trace
 
@@ -36,6 +36,11 @@ class Typing:
 
     def __len__(self) -> int:
         return len(self.after)
+
+    def slowed(self, times: float) -> Typing:
+        """Return the session of somebody who types so many times slower."""
+        close = tuple(None if c is None else c * times for c in self.close)
+        return replace(self, after=tuple(a * times for a in self.after), close=close)
 
 
 def typing_of(trace: Trace, prompts: Sequence[str], characters_per_token: float) -> Typing:
