@@ -13,7 +13,7 @@ from rich.table import Table
 from scale.engines import EngineRecord
 from scale.plot import drawn, lines, measured
 from scale.simulation import Outcomes, Scenario, simulate
-from scale.sizing import SLOWER, TYPING, Size, sizes
+from scale.sizing import DEVELOPERS, SLOWER, TYPING, Size, sizes
 from scale.typing_session import HourOfTyping, hour_of
 
 DOCS: Final = Path(__file__).parents[2] / "docs"
@@ -145,7 +145,7 @@ def write_docs(about: dict[str, Any], records: Sequence[EngineRecord]) -> None:
     paced, model = records[0], records[-1]
     PICTURE.write_text(drawn(lines(paced), measured(paced)), "utf-8")
     typing = model.typing()
-    found = sizes(typing, model.times)
+    found = sizes(typing, model.times, DEVELOPERS)
     alone = found[0].outcomes.p50
     machine = f"Measured on {about['machine']}, {about['date']}, TurboPilot {about['version']}.\n\n"
     parts = {

@@ -37,7 +37,7 @@ class Size:
 def sizes(
     typing: Typing,
     times: StepTimes,
-    developers: tuple[int, ...] = DEVELOPERS,
+    developers: tuple[int, ...],
     share: float = TYPING,
 ) -> list[Size]:
     """Return the fewest replicas whose p95 is sufficient, for each number of developers."""
