@@ -1,0 +1,105 @@
+"""llama-server's `/completion`, which TurboPilot speaks too.
+
+Source: llama.cpp's tools/server: server-schema.cpp (fields of a request), `to_json_non_oaicompat` in server-task.cpp
+(events), `process_token` in server-context.cpp: the tokens of an incomplete character are not sent, and its text comes
+with the token that completes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from serve.decoder import Tokenizer
+from serve.request import ChosenToken, TokenLogprob
+from serve.upstream.dialect import (
+    EngineCall,
+    EngineDialect,
+    EngineError,
+    EnginePiece,
+    Event,
+    schema_of,
+)
+
+_FINISH: Final = {"eos": "stop", "word": "stop", "limit": "length"}
+_INFILL: Final = ("penalties", "top_k", "top_p", "min_p", "temperature", "infill")
+
+
+class LlamaServerDialect(EngineDialect):
+    """llama-server."""
+
+    engine = "llama-server"
+    path = "/completion"
+    can = frozenset(
+        ("json_schema", "logprobs", "logit_bias", "top_k", "min_p", "repeat_penalty")
+    )  # fmt: skip
+    tokenize = ("/tokenize", "content")
+
+    def body(self, call: EngineCall) -> Mapping[str, Any]:
+        """Return the JSON of a request. All sampling fields are set: the engine's defaults are not ours."""
+        r, s = call.request, call.request.sampling
+        body: dict[str, Any] = {
+            "prompt": call.prompt, "n_predict": call.max_tokens, "stream": True, "cache_prompt": True,
+            "return_tokens": True, "timings_per_token": True,
+            "temperature": s.temperature, "top_p": s.top_p, "top_k": s.top_k, "min_p": s.min_p,
+            "repeat_penalty": s.repeat_penalty, "repeat_last_n": s.repeat_last_n,
+            "frequency_penalty": s.frequency_penalty, "presence_penalty": s.presence_penalty,
+        }  # fmt: skip
+        if call.seed is not None:
+            body["seed"] = call.seed % 2**31
+        if r.n_logprobs is not None:
+            body["n_probs"] = max(1, r.n_logprobs)  # 0 turns them off
+        if s.logit_bias:
+            body["logit_bias"] = [[i, False if b == float("-inf") else b] for i, b in s.logit_bias]
+        if s.schema:
+            body["json_schema"] = schema_of(s)
+        if s.infill:
+            body["samplers"] = _INFILL
+        return body
+
+    def piece(self, event: Event, tokenizer: Tokenizer) -> EnginePiece:
+        """See `EngineDialect`."""
+        tokens = tuple(event.get("tokens") or ())
+        timings = event.get("timings") or {}
+        chosen = tuple(map(_chosen, event.get("completion_probabilities") or ()))
+        is_last, finish = event["stop"], ""
+        if is_last and not (finish := _FINISH.get(event["stop_type"], "")):
+            raise EngineError("the engine ended the completion")
+        prompt_ms = timings.get("prompt_ms")
+        return EnginePiece(
+            event["content"],
+            n_tokens=0 if is_last else 1,
+            n_total=timings.get("predicted_n"),
+            token_ids=tokens,
+            chosen=() if is_last else chosen,  # the last event repeats them
+            n_cached=timings.get("cache_n"),
+            prompt_seconds=None if prompt_ms is None else prompt_ms / 1000,
+            finish=finish,
+        )
+
+
+class TurboPilotDialect(LlamaServerDialect):
+    """Another TurboPilot, which re-spells tokens for us and reads the client's prediction."""
+
+    engine = "TurboPilot"
+    heals = True
+
+    def body(self, call: EngineCall) -> Mapping[str, Any]:
+        """See `LlamaServerDialect`."""
+        body = dict(super().body(call))
+        del body["return_tokens"], body["cache_prompt"]
+        if call.seed is not None:
+            body["seed"] = call.seed
+        if call.respells:
+            body["respells"] = call.respells
+        if call.request.prediction:
+            body["prediction"] = {"type": "content", "content": call.request.prediction}
+        return body
+
+
+def _chosen(found: Mapping[str, Any]) -> ChosenToken:
+    return ChosenToken(_scored(found), tuple(map(_scored, found.get("top_logprobs") or ())))
+
+
+def _scored(found: Mapping[str, Any]) -> TokenLogprob:
+    return TokenLogprob(int(found["id"]), bytes(found["bytes"]), float(found["logprob"]))
