@@ -27,6 +27,7 @@ from turbopilot.llama.device_use import DeviceUse
 
 if TYPE_CHECKING:
     from serve.sampling.json_schema import SchemaVocabulary
+    from serve.upstream.upstream_set import UpstreamSet
 
 # Number of characters of the suffix that a completion is compared with, to end it before it repeats the suffix.
 MAX_FOLLOWS = 4096
@@ -68,6 +69,7 @@ class CompletionService:
             self._template = ChatTemplate(source, bos=tokenizer.bos, eos=tokenizer.eos)
         self.model = model
         self.devices: tuple[DeviceUse, ...] = ()  # what is in main memory and on each device
+        self.upstreams: UpstreamSet | None = None  # those that compute it
         self.unwatch: Callable[[], None] = lambda: None  # see `watch_workers`; called by `close`
         self.metrics = runner.metrics
 
@@ -88,6 +90,7 @@ class CompletionService:
             restarts=runner.n_restarts,
             reason=runner.failure.message if runner.failure else stalled,
             devices=self.devices,
+            upstreams=self.upstreams.statuses if self.upstreams else (),
         )
 
     @cached_property

@@ -66,7 +66,9 @@ def make_upstream_pool(
             )
             notify(f"upstream {upstream.name} ({state})")
         upstreams.start()
-        return CompletionService(runner, tokenizer, info, options.limits, text, tokenizer.close)
+        service = CompletionService(runner, tokenizer, info, options.limits, text, tokenizer.close)
+        service.upstreams = upstreams
+        return service
 
     return ModelPool([PooledModel(info, 0, load)], memory=1), upstreams
 

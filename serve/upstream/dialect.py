@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 from serve.decoder import Tokenizer
 from serve.request import ChosenToken, GenerationRequest, SamplingParams
+from serve.sampling.healing import Healing
 from turbopilot.base.errors import InvalidRequest
 
 Event: TypeAlias = Mapping[str, Any]
@@ -72,6 +73,7 @@ class EngineCall:
         prompt: token ids, or text if the engine takes no token ids.
         max_tokens: at least 1.
         respells: tokens after the prompt that the completion re-spells, for an engine that can.
+        holds_to: text that the completion must re-spell, for an engine that can be held to it; None is none.
         ends: tokens that end generation, beside the engine's own.
         seed: None lets the engine choose.
     """
@@ -80,6 +82,7 @@ class EngineCall:
     prompt: tuple[int, ...] | str
     max_tokens: int
     respells: tuple[int, ...] = ()
+    holds_to: Healing | None = None
     ends: tuple[int, ...] = ()
     seed: int | None = None
 
@@ -111,6 +114,10 @@ class EngineDialect:
     def body(self, call: EngineCall) -> Mapping[str, Any]:
         """Return the JSON of a request."""
         raise NotImplementedError
+
+    def can_hold_to(self, healing: Healing) -> bool:
+        """Return whether the engine can be made to re-spell a text, if it does not by itself."""
+        return False
 
     def event(self, line: bytes) -> Event | None:
         """Return the JSON in a line of the response; END for the end, None if the line has none.

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from serve.decoder import Tokenizer
 from serve.request import ChosenToken, TokenLogprob
+from serve.sampling.healing import Healing
 from serve.upstream.dialect import (
     EngineCall,
     EngineDialect,
@@ -22,7 +23,28 @@ from serve.upstream.dialect import (
 )
 
 _FINISH: Final = {"eos": "stop", "word": "stop", "limit": "length"}
+# For a token that a grammar rejects, llama.cpp tries each token of the vocabulary in each of its alternatives.
+_MOST_SPELLINGS: Final = 128
 _INFILL: Final = ("penalties", "top_k", "top_p", "min_p", "temperature", "infill")
+
+
+def respelling(healing: Healing) -> str:
+    """Return a grammar that allows the tokens that `Spelling.mask` allows; "" if they are too many.
+
+    Source: "Tokens" in llama.cpp's grammars/README.md: <[7]> is the token with the id 7. For spaces, which tens of
+    thousands of tokens begin with, the grammar has characters: spaces, and then something else.
+    """
+    if not healing.text.strip(b" \t"):
+        spaces = healing.text.decode().replace("\t", "\\t")
+        return f'root ::= "{spaces}" ([^ \\t\\x00] [^\\x00]*)?'
+    choices, left = "", healing.text
+    for token in healing.tokens:
+        ids = healing.index.spelling(left).tolist()
+        if len(ids) > _MOST_SPELLINGS:
+            return ""
+        choices += f"({' | '.join(f'<[{i}]>' for i in ids)} | <[{token}]> "
+        left = left[len(healing.index.piece(token)) :]
+    return f"root ::= {choices}{')' * len(healing.tokens)} [^\\x00]*"
 
 
 class LlamaServerDialect(EngineDialect):
@@ -55,7 +77,13 @@ class LlamaServerDialect(EngineDialect):
             body["json_schema"] = schema_of(s)
         if s.infill:
             body["samplers"] = _INFILL
+        if call.holds_to:
+            body["grammar"] = respelling(call.holds_to)
         return body
+
+    def can_hold_to(self, healing: Healing) -> bool:
+        """See `EngineDialect`."""
+        return bool(respelling(healing))
 
     def piece(self, event: Event, tokenizer: Tokenizer) -> EnginePiece:
         """See `EngineDialect`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from serve.decoder import Tokenizer
 from serve.upstream.client import BROKEN, EngineClient
@@ -11,6 +12,7 @@ from serve.upstream.health import Outcome
 from serve.upstream.probe import PROBE_SECONDS, ProbeFailed, probe
 from serve.upstream.routing import Upstream
 
+MemberState: TypeAlias = Literal["healthy", "ejected", "probing", "draining", "down"]
 # Checks that time out in a row until an upstream counts as gone: an engine may be too busy to answer one of them.
 MOST_LATE = 3
 
@@ -30,7 +32,7 @@ class UpstreamStatus:
 
     name: str
     engine: str
-    state: str
+    state: MemberState
     slots: int = 0
     in_flight: int = 0
     reason: str = ""
@@ -89,7 +91,7 @@ class UpstreamMember:
         self._n_late = 0
         return (known, "") if status == 200 else (None, f"{known.health}: status {status}")
 
-    def status(self, state: str, in_flight: int) -> UpstreamStatus:
+    def status(self, state: MemberState, in_flight: int) -> UpstreamStatus:
         """Return its state; `state` and `in_flight` are the router's."""
         engine = self.dialect.facts.engine if self.dialect else ""
         outcomes = dict(self.outcomes)

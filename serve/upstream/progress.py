@@ -93,6 +93,8 @@ class UpstreamProgress:
         data = piece.text.encode("utf-8", "replace")
         if not self._rest:
             return data
+        if not all(self._is_allowed(token, data) for token in piece.token_ids[:1]):
+            raise Misspelled
         if not (data.startswith(self._rest) or self._rest.startswith(data)):
             raise Misspelled
         new = data[len(self._rest) :]
@@ -102,6 +104,14 @@ class UpstreamProgress:
         if self._rest and piece.finish:
             raise Misspelled
         return new
+
+    def _is_allowed(self, token: int, data: bytes) -> bool:
+        """Return whether the engine's next token is one that `Spelling.mask` allows; ends and spaces always are."""
+        healing = self._request.healing
+        assert healing
+        is_whole = data.startswith(self._rest) or not self._rest.strip(b" \t")
+        own = token == healing.token_before(len(self._rest))
+        return is_whole or own or self._tokenizer.is_eog(token)
 
     def _reason(self, piece: EnginePiece, now: float) -> FinishReason | None:
         """Return why the completion ends after this piece, other than by a rule for its text."""

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from typing import Final, Protocol
 
 from serve.decoder import Tokenizer
@@ -38,6 +39,15 @@ _LEAST_WAIT: Final = 0.001  # seconds; a timeout of 0 would not wait for data th
 _TAIL_SECONDS: Final = 1.0  # for the token counts that follow the last piece of text
 _BUSY: Final = (429, 503)
 _MISCONFIGURED: Final = (401, 403, 404)  # another upstream may accept the same request
+
+
+class Respelling(Enum):
+    """How a completion re-spells the end of the prompt, which the prompt of the engine then lacks."""
+
+    NONE = "not at all: the prompt is whole"
+    THERE = "the engine re-spells it, as ours does"
+    FREE = "the engine happens to begin with it"
+    HELD = "a grammar holds the engine to it"
 
 
 class TimedText(Protocol):
@@ -117,17 +127,17 @@ class UpstreamCall:
     def attempt(self, attempt: UpstreamTry) -> TryEnd:
         """Run the request at an upstream, and deliver its text.
 
-        Text that does not begin with the characters before the cursor is asked for once more, with the whole prompt.
+        A completion that does not begin with the characters before the cursor is asked for in another way.
         """
         dialect = attempt.member.dialect
         began = self._clock()
         if dialect is None:  # it went away since it was chosen
             return self._failed(attempt, began, "it is gone")
         try:
-            try:
-                end = self._run(attempt, dialect, heals=self.request.healing is not None)
-            except Misspelled:
-                end = self._run(attempt, dialect, heals=False)
+            for spelling in self._spellings(dialect):
+                with suppress(Misspelled):
+                    return self._run(attempt, dialect, spelling)
+            raise NotUnderstood("its answer does not continue the prompt")
         except TimeoutError:
             return self._late(attempt, began)
         except BROKEN as e:
@@ -137,11 +147,22 @@ class UpstreamCall:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
             reason = f"its answer is not that of {dialect.engine} ({type(e).__name__}: {e})"
             return self._failed(attempt, began, reason)
-        return end
 
-    def _run(self, attempt: UpstreamTry, dialect: EngineDialect, *, heals: bool) -> TryEnd:
+    def _spellings(self, dialect: EngineDialect) -> Iterator[Respelling]:
+        """Yield the ways to ask an engine for the text at the cursor, until one continues it."""
+        if self.request.healing is None:
+            yield Respelling.NONE
+        elif dialect.heals:
+            yield Respelling.THERE
+        else:
+            yield Respelling.FREE
+            if dialect.can_hold_to(self.request.healing):
+                yield Respelling.HELD
+            yield Respelling.NONE
+
+    def _run(self, attempt: UpstreamTry, dialect: EngineDialect, spelling: Respelling) -> TryEnd:
         began = self._clock()
-        heals_here = heals and not dialect.heals
+        heals_here = spelling in (Respelling.FREE, Respelling.HELD)
         self.progress = UpstreamProgress(
             self.request, self._tokenizer, self.began, heals_here=heals_here
         )
@@ -150,7 +171,7 @@ class UpstreamCall:
         try:
             if self.is_cancelled:
                 return self._cancelled(began)
-            body = json.dumps(dialect.body(self._engine_call(dialect, heals=heals))).encode()
+            body = json.dumps(dialect.body(self._engine_call(dialect, spelling))).encode()
             status = stream.start(dialect.path, body, self._timeout(limit))
             if status != 200:
                 return self._refused(attempt, status, stream.rest(), began)
@@ -201,20 +222,23 @@ class UpstreamCall:
         self.streamed, self._last_at = True, now
         self.deliver(delta)
 
-    def _engine_call(self, dialect: EngineDialect, *, heals: bool) -> EngineCall:
+    def _engine_call(self, dialect: EngineDialect, spelling: Respelling) -> EngineCall:
         request, healing = self.request, self.request.healing
         prompt, n_most = request.prompt, request.max_tokens
-        respells: tuple[int, ...] = ()
-        if healing and not heals:
+        if healing and spelling is Respelling.NONE:
             prompt = (*prompt[: healing.at], *healing.tokens, *prompt[healing.at :])
-        elif healing and dialect.heals:
-            respells = healing.tokens
-        elif healing:
+        elif spelling is not Respelling.THERE:
             n_most = request.n_most
-        sent = prompt if dialect.takes_ids else prompt_text(self._tokenizer, prompt)
         fim = self._tokenizer.fim
-        ends = tuple(sorted(fim.ends)) if fim else ()
-        return EngineCall(request, sent, max(1, n_most), respells, ends, self._seed)
+        return EngineCall(
+            request,
+            prompt if dialect.takes_ids else prompt_text(self._tokenizer, prompt),
+            max(1, n_most),
+            respells=healing.tokens if healing and spelling is Respelling.THERE else (),
+            holds_to=healing if spelling is Respelling.HELD else None,
+            ends=tuple(sorted(fim.ends)) if fim else (),
+            seed=self._seed,
+        )
 
     def _timeout(self, limit: float | None) -> float | None:
         """Return the seconds until the deadline or the limit, whichever is first."""

@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from serve.decoder import Tokenizer
 from serve.request import GenerationRequest
 from serve.upstream.address import EngineAddress
 from serve.upstream.client import EngineClient
 from serve.upstream.health import Outcome
-from serve.upstream.member import UpstreamMember, UpstreamStatus
+from serve.upstream.member import MemberState, UpstreamMember, UpstreamStatus
 from serve.upstream.retry import Tries
 from serve.upstream.routing import RouteKey, Router, prompt_key
 from turbopilot.base.errors import ContextLengthExceeded, TurboPilotError
@@ -166,7 +166,8 @@ class UpstreamSet:
             for m in self._members.values():
                 state = routed.get(m.name)
                 shown = "down" if m.reason or state is None else state.state
-                found.append(m.status(shown, state.in_flight if state else 0))
+                in_flight = state.in_flight if state else 0
+                found.append(m.status(cast("MemberState", shown), in_flight))
             return tuple(found)
 
     def tries(self, request: GenerationRequest) -> Tries:
