@@ -131,7 +131,8 @@ class CompletionService:
         capped = ("max_tokens",) if most < c.max_tokens else ()
         truncated: dict[str, None] = {}
         bias, context = self._bias(c), self._context(c)
-        stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS], loops=self._text.ends_loops)
+        loops = c.ends_loops and self._text.ends_loops
+        stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS], loops=loops)
         samplings = [replace(c.sampling, logit_bias=bias, stream=i) for i in range(best_of)]
         schema = c.sampling.schema
         # Here and not in the engine's thread, where other requests would wait for it.

@@ -25,7 +25,7 @@ from serve.upstream.dialect import (
 _FINISH: Final = {"eos": "stop", "word": "stop", "limit": "length"}
 # For a token that a grammar rejects, llama.cpp tries each token of the vocabulary in each of its alternatives.
 _MOST_SPELLINGS: Final = 128
-_INFILL: Final = ("penalties", "top_k", "top_p", "min_p", "temperature", "infill")
+_INFILL: Final = ("penalties", "top_k", "top_p", "min_p", "infill")
 
 
 def respelling(healing: Healing) -> str:
@@ -76,7 +76,9 @@ class LlamaServerDialect(EngineDialect):
         if s.schema:
             body["json_schema"] = schema_of(s)
         if s.infill:
-            body["samplers"] = _INFILL
+            # Temperature 0 leaves one token, so it comes last, as in our sampler; else it comes first.
+            first, last = ((), ("temperature",)) if s.temperature == 0 else (("temperature",), ())
+            body["samplers"] = (*first, *_INFILL, *last)
         if call.holds_to:
             body["grammar"] = respelling(call.holds_to)
         return body
@@ -116,6 +118,7 @@ class TurboPilotDialect(LlamaServerDialect):
         """See `LlamaServerDialect`."""
         body = dict(super().body(call))
         del body["return_tokens"], body["cache_prompt"]
+        body["end_loops"] = False  # our rule also sees the line before the cursor
         if call.seed is not None:
             body["seed"] = call.seed
         if call.respells:
