@@ -193,7 +193,9 @@ def completes(e: EngineExchange) -> None:
     e.end()
 
 
-def llama_routes(completion: Answer = completes, *, n_ctx: int = 256, slots: int = 4) -> dict[str, Answer]:
+def llama_routes(
+    completion: Answer = completes, *, n_ctx: int = 256, slots: int = 4
+) -> dict[str, Answer]:
     """Return the routes of a llama-server with a vocabulary of bytes."""
     props = {"default_generation_settings": {"n_ctx": n_ctx}, "total_slots": slots}
     return {

@@ -47,7 +47,9 @@ def service_of(
 
 def asked(text: str, max_tokens: int = 4, **more: Any) -> GenerationRequest:
     """Return a request with the bytes of a text as its prompt."""
-    return GenerationRequest(tuple(text.encode()), max_tokens, sampling=more.pop("sampling", GREEDY), **more)
+    return GenerationRequest(
+        tuple(text.encode()), max_tokens, sampling=more.pop("sampling", GREEDY), **more
+    )
 
 
 def begin(runner: UpstreamRunner, *requests: GenerationRequest, whole: bool = False) -> Generation:
