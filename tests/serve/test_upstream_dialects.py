@@ -134,7 +134,7 @@ def test_json_schema_is_sent_without_our_own_options() -> None:
         (VllmDialect, ("echo", "lora")),
         (LlamaServerDialect, ("echo", "lora")),
     ],
-    ids=lambda v: v.engine if isinstance(v, type) else None,
+    ids=lambda v: getattr(v, "engine", None),
 )
 def test_what_an_engine_lacks_is_refused(
     kind: type[EngineDialect], features: tuple[str, ...]

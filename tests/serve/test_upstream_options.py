@@ -131,7 +131,12 @@ def test_stream_is_cancelled_before_its_response_begins() -> None:
     with engines({"/x": late}) as (engine,):
         client = EngineClient(engine.address)
         stream = EngineStream(client)
-        canceller = threading.Thread(target=lambda: (asked.wait(60), stream.cancel()))
+
+        def cancel() -> None:
+            assert asked.wait(60)
+            stream.cancel()
+
+        canceller = threading.Thread(target=cancel)
         canceller.start()
         with pytest.raises(BROKEN):
             stream.start("/x", b"{}", 60)
@@ -156,7 +161,12 @@ def test_cancelled_stream_sends_nothing() -> None:
 def test_thread_checks_new_upstreams_at_once() -> None:
     checked = threading.Event()
     routes = llama_routes()
-    routes["/v1/models"] = lambda e: (listed("llamacpp")(e), checked.set())[0]
+
+    def models(e: EngineExchange) -> None:
+        listed("llamacpp")(e)
+        checked.set()
+
+    routes["/v1/models"] = models
     with engines(routes) as (engine,):
         upstreams = UpstreamSet((), FakeDecoder())
         assert upstreams.trouble == "there is no upstream"
