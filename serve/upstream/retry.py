@@ -6,6 +6,7 @@ repeat or contradict what the client has.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,14 +40,21 @@ class Try:
 class Tries:
     """The tries of one request: each at another upstream; those that were only slow once more, without a limit.
 
-    Call `next`, and `ended` when that try is over, while it returns True.
+    `excluded` are upstreams that cannot answer it. Call `next`, and `ended` when that try is over, while it
+    returns True.
     """
 
-    def __init__(self, router: Router, key: RouteKey, most: int = MOST_TRIES) -> None:
+    def __init__(
+        self,
+        router: Router,
+        key: RouteKey,
+        most: int = MOST_TRIES,
+        excluded: Collection[str] = (),
+    ) -> None:
         self._router = router
         self._key = key
         self._left = most
-        self._tried: set[str] = set()
+        self._tried: set[str] = set(excluded)
         self._slow: set[str] = set()  # timed out, and may answer in the end
         self._running: Try | None = None
 
