@@ -87,7 +87,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class EngineRecord:
-    """What was measured with one server.
+    """Measurements of one server.
 
     Attributes:
         name: name of the subject.

@@ -71,7 +71,7 @@ async def _one(port: int, prompt: str) -> Answer:
 
 
 async def _decode(port: int, prompts: Sequence[str]) -> float:
-    """Return the seconds of a decode step with so many sequences."""
+    """Return the seconds of a decode step with these sequences."""
     found = []
     for i in range(REPEATS):
         # Another ending each time: the server knows completions that it has given.

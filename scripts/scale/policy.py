@@ -89,13 +89,14 @@ class LeastLoaded:
 
 
 AFFINITY: Final = "affinity"
-POLICIES: Final = (AFFINITY, "random", "round robin", "least loaded")
+STRICT: Final = "strict bound"  # affinity that also moves requests that would not wait
+POLICIES: Final = (AFFINITY, STRICT, "random", "round robin", "least loaded")
 
 
 def policy(name: str, n: int, slots: int, seed: int = 0) -> Policy:
-    """Return a policy for `n` replicas with so many slots each."""
-    if name == AFFINITY:
-        return Affinity(n, slots)
+    """Return a policy for `n` replicas with `slots` slots each."""
+    if name in (AFFINITY, STRICT):
+        return Affinity(n, slots if name == AFFINITY else 1)
     if name == "random":
         return RandomChoice(n, seed)
     return RoundRobin(n) if name == "round robin" else LeastLoaded(n)

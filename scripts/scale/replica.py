@@ -20,7 +20,7 @@ LONGEST_PIECE, LEAST_CHUNK = (
     512,
     32,
 )  # the same: tokens of a prompt that is alone, and of the smallest piece
-FEW = 32  # serve.engine.prefix_store: a prefix replaces one that has at most so many other tokens
+FEW = 32  # serve.engine.prefix_store: a prefix replaces another that has at most this many further tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Job:
 
 @dataclass(slots=True)
 class Totals:
-    """What all replicas together computed."""
+    """Work of all replicas together."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0

@@ -27,7 +27,7 @@ TIES: Final = ("session", "file", "prompt")
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """What is simulated.
+    """Developers, replicas and routing.
 
     Attributes:
         typists: developers who type at the same time.
@@ -37,7 +37,7 @@ class Scenario:
         tie: what the router knows of a request: its session, its file or only its prompt.
         seed: seed of all random choices.
         spread: whether developers begin at random places and times; else evenly, as in `replay`.
-        slower: developers type so many times slower than in the trace.
+        slower: factor by which developers type slower than in the trace.
         front: replay through `serve --upstream` instead of a router in the replay; the simulation is the same.
     """
 

@@ -38,7 +38,7 @@ class Typing:
         return len(self.after)
 
     def slowed(self, times: float) -> Typing:
-        """Return the session of somebody who types so many times slower."""
+        """Return the session of a person who types slower by this factor."""
         close = tuple(None if c is None else c * times for c in self.close)
         return replace(self, after=tuple(a * times for a in self.after), close=close)
 
@@ -77,7 +77,7 @@ def common(a: str, b: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class HourOfTyping:
-    """What one developer sends in an hour of uninterrupted typing."""
+    """Load of one developer in an hour of uninterrupted typing."""
 
     requests: float
     finished: float  # those whose completion the person waits for
@@ -87,7 +87,7 @@ class HourOfTyping:
 
 
 def hour_of(typing: Typing, seconds_per_completion: float) -> HourOfTyping:
-    """Return the load of an hour of typing, if a completion takes so many seconds."""
+    """Return the load of an hour of typing, if a completion takes `seconds_per_completion`."""
     n = len(typing)
     finished = sum(c is None for c in typing.close)
     hours = (sum(typing.after) + finished * seconds_per_completion) / 3600

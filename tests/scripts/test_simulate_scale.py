@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from bench.trace import debounced, load_trace  # noqa: E402
 from scale import engines, plot, report, sizing  # noqa: E402
 from scale.measure import fit_prefill  # noqa: E402
-from scale.policy import AFFINITY, POLICIES  # noqa: E402
+from scale.policy import AFFINITY, POLICIES, STRICT  # noqa: E402
 from scale.replay import Replay  # noqa: E402
 from scale.replica import Job, PrefixCache, Replica, StepTimes, Totals  # noqa: E402
 from scale.simulation import Scenario, Simulation, simulate  # noqa: E402
@@ -87,6 +87,12 @@ def test_four_replicas_cache_nearly_as_much_as_one() -> None:
     assert four.cached >= 0.9 * one.cached
     assert at_random.cached < four.cached
     assert at_random.computed > 2 * four.computed
+
+
+def test_bound_that_spares_idle_slots_caches_more() -> None:
+    base = Scenario(16, 4, seconds=200.0)
+    strict = simulate(replace(base, policy=STRICT), SESSION, TIMES)
+    assert simulate(base, SESSION, TIMES).cached > strict.cached
 
 
 @pytest.mark.parametrize("tie", ["file", "prompt"])
