@@ -41,6 +41,7 @@ from scale.report import (
     TIMES,
     bound_rows,
     checked_rows,
+    kept,
     show,
     simulated_rows,
     size_rows,
@@ -78,8 +79,8 @@ def check(model: Path | None, seconds: float) -> tuple[dict[str, Any], list[Engi
 
 def is_bound_kept(records: Sequence[EngineRecord]) -> bool:
     """Return whether enough is cached with 4 replicas, measured and simulated."""
-    shares = [(row[2], row[3]) for row in bound_rows(records) if AFFINITY in row[1]]
-    return all(float(share) >= LEAST for pair in shares for share in pair)
+    of_affinity = [k for k in kept(records) if k.run.scenario.policy == AFFINITY]
+    return all(min(k.measured, k.simulated) >= LEAST for k in of_affinity)
 
 
 def parsed() -> argparse.Namespace:
@@ -93,7 +94,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--policy", action="append", choices=POLICIES, help="default: all")
     parser.add_argument("--tie", choices=TIES, default=TIES[0], help="what the router knows")
     parser.add_argument(
-        "--seconds", type=float, help="simulated (120) or replayed (16) time of each run"
+        "--seconds", type=float, help="simulated (120) or replayed (12) time of each run"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--developers", type=numbers, help="find the replicas for these numbers")
@@ -164,7 +165,7 @@ def main() -> None:
     args = parsed()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stop the running servers
     if args.check:
-        about, records = check(args.model, args.seconds or 16.0)
+        about, records = check(args.model, args.seconds or 12.0)
         if args.json:
             print(json.dumps({"about": about, "engines": [asdict(r) for r in records]}))
         else:

@@ -29,7 +29,7 @@ from serve.models.status import ModelInfo
 from serve.settings import TextOptions
 from tests.support.fakes import FakeDecoder
 
-STEP, TOKEN, EACH = 0.008, 0.0002, 0.004  # seconds
+STEP, TOKEN, EACH = 0.006, 0.0001, 0.003  # seconds
 SLOTS, CONTEXT, BATCH = 4, 4096, 2048
 CACHE_BYTES = 256 << 20
 _BYTES_OF_TOKEN = 13  # in the prefix cache: its text, and 8 for the key
