@@ -99,6 +99,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--developers", type=numbers, help="find the replicas for these numbers")
     parser.add_argument("--typing", type=float, default=TYPING, help="share of them that types")
+    parser.add_argument(
+        "--p95", type=float, help="its limit in seconds; default: twice one developer's alone"
+    )
     parser.add_argument("--price", type=float, help="price of a replica's hour, for --developers")
     parser.add_argument("--prefill", type=float, help="prompt tokens per second of a replica")
     parser.add_argument("--decode", help="milliseconds of a step with 1,2,3 … sequences")
@@ -123,7 +126,7 @@ def with_times(record: EngineRecord, args: argparse.Namespace) -> EngineRecord:
 
 
 def report_sizes(record: EngineRecord, args: argparse.Namespace) -> None:
-    found = sizes(record.typing(), record.times, args.developers, args.typing)
+    found = sizes(record.typing(), record.times, sorted(args.developers), args.typing, args.p95)
     if args.json:
         print(json.dumps([asdict(s) for s in found]))
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import ceil
@@ -37,17 +38,27 @@ class Size:
 def sizes(
     typing: Typing,
     times: StepTimes,
-    developers: tuple[int, ...],
+    developers: Sequence[int],
     share: float = TYPING,
+    p95: float | None = None,
 ) -> list[Size]:
-    """Return the fewest replicas whose p95 is sufficient, for each number of developers."""
-    alone = _run(typing, times, Scenario(1, 1, seconds=900.0))
+    """Return the fewest replicas that suffice for each number of developers.
+
+    Args:
+        typing: the typing session.
+        times: of a replica.
+        developers: their numbers, in ascending order.
+        share: share of them that types at the same time.
+        p95: limit in seconds; None is `SLOWER` × that of one developer alone.
+    """
+    if p95 is None:
+        p95 = SLOWER * _run(typing, times, Scenario(1, 1, seconds=900.0)).p95
     found: list[Size] = []
     for n in developers:
         typists = max(1, round(n * share))
         last = found[-1] if found else None
         least = max(1, ceil(last.replicas * typists / last.typists * 0.7)) if last else 1
-        found.append(_size(typing, times, (n, typists, least), SLOWER * alone.p95))
+        found.append(_size(typing, times, (n, typists, least), p95))
     return found
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from contextlib import ExitStack
@@ -245,3 +248,23 @@ def test_documents_are_written_between_their_markers(
     assert len(drawing.findall(f"{space}svg")) == len(plot.PANELS)
     spots = drawing.findall(f".//{space}circle")
     assert len(spots) == len(plot.PANELS) * len(plot.measured(record()))
+
+
+def command(*arguments: str) -> list[dict[str, float]]:
+    done = subprocess.run(
+        [sys.executable, "scripts/simulate_scale.py", "--json", *arguments], cwd=ROOT, check=True,
+        capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    found: list[dict[str, float]] = json.loads(done.stdout)
+    return found
+
+
+def test_command_simulates_each_combination() -> None:
+    found = command("--typists", "2,4", "--replicas", "1,2", "--policy", "random", "--seconds", "9")
+    assert [(f["typists"], f["replicas"]) for f in found] == [(2, 1), (2, 2), (4, 1), (4, 2)]
+
+
+def test_faster_hardware_needs_fewer_replicas() -> None:
+    slow = command("--developers", "100", "--prefill", "300", "--decode", "40,60,80,100")
+    fast = command("--developers", "100", "--prefill", "9000", "--decode", "6,7,8,9,10,11,12,13")
+    assert fast[0]["replicas"] < slow[0]["replicas"]
