@@ -17,6 +17,7 @@ from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, mak
 from serve.models.service import CompletionService, close_all
 from serve.models.table import ModelTable
 from serve.models.worker_return import bring_back
+from serve.runner import EngineRunner
 from serve.runner.generation import WhenGone, stays
 from turbopilot.base.errors import DeviceLost, Overloaded, ServeError
 from turbopilot.base.threads import start_thread
@@ -142,7 +143,7 @@ class ModelPool(ModelTable):
     def _lose(self, m: PooledModel, error: DeviceLost) -> None:
         """End the requests of a model that has lost a worker, and load it again when the worker has returned."""
         with self._changed:
-            if m.service:
+            if m.service and isinstance(m.service.runner, EngineRunner):
                 m.service.runner.fail(error)
             if m.lost or self.is_draining:
                 return

@@ -189,6 +189,10 @@ class DeviceLost(ServeError):
         self.workers = tuple(workers)
 
 
+class UpstreamFailed(ServeError):
+    """An engine on another machine did not answer a request, or not as such engines do."""
+
+
 class DeadlineExceeded(ServeError):
     """A request timed out before it had any tokens."""
 

@@ -21,6 +21,7 @@ from serve.settings import (
     ServerOptions,
     TextOptions,
 )
+from serve.upstream_options import UpstreamOptions
 from turbopilot.commands.option_parameter import option_parameter
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -31,6 +32,7 @@ PANELS: Final[dict[str, tuple[type, ...]]] = {
     "Server": (ServerOptions,),
     "Model": (ModelOptions, CacheOptions),
     "Devices": (DeviceOptions, MainMemoryOptions),
+    "Upstreams": (UpstreamOptions,),
     "Requests": (Defaults, TextOptions, Limits),
     "Security": (SecurityOptions,),
     "Log": (LogOptions,),
