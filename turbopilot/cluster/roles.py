@@ -1,0 +1,85 @@
+"""What each replica of a cluster is told when it starts: plain values, which Ray sends to other machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from turbopilot.base.errors import InvalidInput
+
+ENGINE: Final = "engine"  # names of the two deployments of an application
+FRONT: Final = "front"
+DEFAULT_NAME: Final = "turbopilot"
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What an engine serves. A front frames prompts with the same settings as the engines that it sends them to.
+
+    Attributes:
+        settings: options of `turbopilot serve` by the names of its parameters, `model` among them.
+        revision: number that grows with each deployment.
+        key: API key that engines require and the front sends; clients never see it.
+    """
+
+    settings: Mapping[str, Any]
+    revision: int
+    key: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many replicas there are, and what each one takes.
+
+    Attributes:
+        replicas: engine replicas, or the least number of them if `max_replicas` is larger.
+        max_replicas: None keeps the number fixed.
+        busy: open requests for each replica that autoscaling aims at.
+        num_gpus, num_cpus: what Ray reserves for each engine; num_gpus may be a fraction.
+        surge: whether an update starts new engines before it stops old ones, which takes free resources.
+    """
+
+    replicas: int = 1
+    max_replicas: int | None = None
+    busy: float = 4.0
+    num_gpus: float = 0.0
+    num_cpus: float = 1.0
+    surge: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise InvalidInput if the maximum is below the minimum."""
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise InvalidInput(
+                f"--max-replicas {self.max_replicas}: fewer than --replicas {self.replicas}",
+                hint="give at least as many, or leave it out for a fixed number",
+            )
+
+    @property
+    def scales(self) -> bool:
+        """Whether the number of replicas follows the queue."""
+        return self.max_replicas is not None and self.max_replicas > self.replicas
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where fronts listen.
+
+    Attributes:
+        port: 0 picks a free port on each node.
+        fronts: number of nodes with a front. A single front runs on the head node, where its address stays the same.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 18080
+    fronts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterPlan:
+    """An application on a Ray cluster: its name, what it serves, and its size."""
+
+    role: Role
+    size: Size = field(default_factory=Size)
+    door: Door = field(default_factory=Door)
+    name: str = DEFAULT_NAME
