@@ -18,29 +18,40 @@ LOOK_BACK_SECONDS: Final = 10.0  # open requests are averaged over this time
 HEAD: Final = "node:__internal_head__"  # a resource that Ray gives the head node
 
 
-def engine_application(plan: ClusterPlan, engine: type[EngineReplica] = EngineReplica) -> Any:
-    """Return the application of the engines for `ray.serve.run`; the class is for tests."""
+def engine_application(
+    plan: ClusterPlan, engine: type[EngineReplica] = EngineReplica, *, surges: bool = False
+) -> Any:
+    """Return the application of the engines for `ray.serve.run`.
+
+    Args:
+        plan: what to deploy.
+        engine: class of the replicas, for tests.
+        surges: see `Size.surges`.
+    """
     load_ray()
     from ray import serve
-
-    from turbopilot.cluster.member_router import MemberRouter
 
     size = plan.size
     deployment = serve.deployment(engine).options(
         name=ENGINE,
         **_number(size),
         ray_actor_options={"num_cpus": size.num_cpus, "num_gpus": size.num_gpus},
-        max_surge_percent=25 if size.surge else 0,  # at least one replica
+        max_surge_percent=25 if surges else 0,  # rounded up: at least one more
         graceful_shutdown_timeout_s=STOP_SECONDS,
         health_check_period_s=HEALTH_SECONDS,
         health_check_timeout_s=4 * HEALTH_SECONDS,
-        request_router_config={"request_router_class": MemberRouter},
+        request_router_config=_router(),
     )
     return deployment.bind(plan.role)
 
 
 def front_application(plan: ClusterPlan, front: type[FrontReplica] = FrontReplica) -> Any:
-    """Return the application of the fronts. It is deployed once: updates of the engines leave it running."""
+    """Return the application of the fronts, which is deployed once: updates of the engines leave it running.
+
+    Args:
+        plan: what to deploy.
+        front: class of the replicas, for tests.
+    """
     load_ray()
     from ray import serve
 
@@ -53,8 +64,15 @@ def front_application(plan: ClusterPlan, front: type[FrontReplica] = FrontReplic
         ray_actor_options={"num_cpus": 0, "resources": {HEAD: 0.001} if on_head else {}},
         graceful_shutdown_timeout_s=STOP_SECONDS,
         health_check_period_s=HEALTH_SECONDS,
+        request_router_config=_router(),
     )
     return deployment.bind(plan.name, plan.door)
+
+
+def _router() -> dict[str, Any]:
+    from turbopilot.cluster.member_router import MemberRouter
+
+    return {"request_router_class": MemberRouter}
 
 
 def _number(size: Size) -> dict[str, Any]:

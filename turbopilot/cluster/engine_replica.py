@@ -13,7 +13,7 @@ from serve.http.server import bind
 from serve.models import ModelPool
 from serve.settings import SPARE_HTTP_THREADS, ServerOptions
 from turbopilot.base.errors import ServeError
-from turbopilot.cluster.http_thread import HttpThread
+from turbopilot.cluster.http_thread import HttpThread, load_default
 from turbopilot.cluster.members import Member
 from turbopilot.cluster.ray_library import node_address
 from turbopilot.cluster.roles import Role
@@ -51,7 +51,7 @@ class EngineReplica:
         threads = n_open + SPARE_HTTP_THREADS
         self._http = HttpThread(app, bind(host, 0), threads=threads)
         self._http.start()
-        _wait_for_model(self._models)
+        load_default(self._models)
         log.info("ready    %s, revision %s", self._http.url, role.revision)
 
     def load(self, role: Role) -> tuple[ModelPool, ServerOptions]:
@@ -76,7 +76,7 @@ class EngineReplica:
             raise ServeError(f"{default.name}: {default.state} {default.reason}".rstrip())
 
     def describe(self) -> dict[str, Any]:
-        """Return the URL and the revision. It is also the front's first call, which makes Ray tell it of changes."""
+        """Return the URL and the revision."""
         return {"url": self._http.url, "revision": self._role.revision}
 
     def __del__(self) -> None:
@@ -94,23 +94,3 @@ class EngineReplica:
         self._models.request_stop()
         self._http.stop()
         self._models.close()
-
-
-def _wait_for_model(models: ModelPool) -> None:
-    """Load the default model and return when it is ready.
-
-    Raises:
-        TurboPilotError: it cannot be loaded.
-    """
-    done = threading.Event()
-    errors: list[BaseException] = []
-
-    def loaded(error: BaseException | None) -> None:
-        errors.extend([error] if error else [])
-        done.set()
-
-    models.start()
-    models.preload(loaded)
-    done.wait()
-    if errors:
-        raise errors[0]

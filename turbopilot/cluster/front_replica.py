@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from serve.http.channel import MAX_CONNECTIONS
 from serve.http.server import bind
 from turbopilot.base.errors import ServeError
 from turbopilot.cluster.http_thread import HttpThread
-from turbopilot.cluster.members import BOARD
-from turbopilot.cluster.roles import Door, Role
+from turbopilot.cluster.members import Member, board_of
+from turbopilot.cluster.ray_library import subscribe
+from turbopilot.cluster.roles import ENGINE, Door, Role
+from turbopilot.cluster.upstream_revision import UpstreamRevision
 from turbopilot.cluster.version_switch import ServedRevision, VersionSwitch
 
 log = logging.getLogger("turbopilot.cluster")
@@ -29,18 +33,21 @@ class FrontReplica:
         self._switch = VersionSwitch(self.open_revision)
         self._http = HttpThread(self._switch, bind(door.host, door.port), threads=MAX_CONNECTIONS)
         self._http.start()
-        BOARD.listen(self._switch.update)
-        self._first_call = _subscribe(application)
+        board_of(application).listen(lambda found: self._switch.update(tuple(map(Member.read, found))))
+        self._subscription = subscribe(ENGINE, application)
         log.info("front    %s", self._http.url)
 
-    def open_revision(self, role: Role) -> ServedRevision:
-        """Return a server before engines; tests override it."""
-        raise NotImplementedError
+    def open_revision(self, role: Role, urls: Sequence[str]) -> ServedRevision:
+        """Return a server before these engines; tests override it."""
+        return UpstreamRevision(role, urls, self._door.host)
+
+    def record_replica_metadata(self) -> dict[str, Any]:
+        """Return what `cluster status` shows of this front."""
+        return {"url": self._http.url}
 
     def describe(self) -> dict[str, Any]:
-        """Return what `cluster status` shows of this front."""
-        door = {"host": self._door.host, "port": self._door.port, "fronts": self._door.fronts}
-        found = {"url": self._http.url, "revision": self._switch.revision, "door": door}
+        """Return where fronts listen, the revision that answers, and why a newer one does not."""
+        found = {"door": asdict(self._door), "revision": self._switch.revision}
         return {**found, "failure": self._switch.failure}
 
     def check_health(self) -> None:
@@ -54,15 +61,3 @@ class FrontReplica:
             http.refuse()
             self._switch.close()
             http.stop()
-
-
-def _subscribe(application: str) -> Any:
-    """Make Ray tell this process which engines run (see `MemberRouter`).
-
-    A handle begins to listen with its first call, which waits for an engine. Return that call, which must be kept.
-    """
-    from ray import serve
-
-    from turbopilot.cluster.roles import ENGINE
-
-    return serve.get_deployment_handle(ENGINE, application).describe.remote()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from serve.http.channel import MAX_CONNECTIONS
 from serve.http.server import HttpServer
+from serve.models import ModelPool
 from turbopilot.base.threads import start_thread
 
 _JOIN_SECONDS: Final = 10.0
@@ -44,3 +45,23 @@ class HttpThread:
         self._server.stop()
         if self._thread:
             self._thread.join(_JOIN_SECONDS)
+
+
+def load_default(models: ModelPool) -> None:
+    """Load the default model of a pool, and return when it is ready.
+
+    Raises:
+        TurboPilotError: it cannot be loaded.
+    """
+    done = threading.Event()
+    errors: list[BaseException] = []
+
+    def loaded(error: BaseException | None) -> None:
+        errors.extend([error] if error else [])
+        done.set()
+
+    models.start()
+    models.preload(loaded)
+    done.wait()
+    if errors:
+        raise errors[0]

@@ -1,8 +1,8 @@
-"""Ray Serve's request router for the engines, which tells the front which engines run.
+"""Ray Serve's request router for engines and fronts, which tells a process which of them run.
 
 Ray calls `update_replicas` in each process that holds a handle of the deployment, whenever a replica starts to run,
-leaves, or is lost with its node. Ray copies this module into other processes, so it imports the board where it is used:
-a copy of the module would have a board of its own.
+leaves, or is lost with its node. Ray copies this module into other processes, so it imports the boards where it uses
+them: a copy of the module would have boards of its own.
 
 Source: docs.ray.io, "Use custom algorithm for request routing"; `ray.serve.request_router`.
 """
@@ -16,7 +16,7 @@ from ray.serve.request_router import FIFOMixin, RequestRouter
 
 
 class MemberRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # ray has no types here
-    """Router that reports the running engines; the only call that it routes is the front's first."""
+    """Router that reports the running replicas; it routes no requests but `describe`."""
 
     async def choose_replicas(
         self, candidate_replicas: Sequence[Any], pending_request: Any = None
@@ -25,9 +25,8 @@ class MemberRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # ray has n
         return [list(candidate_replicas)]
 
     def update_replicas(self, replicas: Sequence[Any]) -> None:
-        """Put the running engines on the board of this process."""
+        """Put what the running replicas say of themselves on the board of this process."""
         super().update_replicas(replicas)
-        from turbopilot.cluster.members import BOARD, Member
+        from turbopilot.cluster.members import board_of
 
-        found = (Member.read(r.replica_metadata) for r in replicas)
-        BOARD.put(m for m in found if m)
+        board_of(self.app_name).put(r.replica_metadata for r in replicas)

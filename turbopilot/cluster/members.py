@@ -1,4 +1,4 @@
-"""The engines that a front can send requests to, as Ray Serve reports them."""
+"""The replicas that Ray Serve reports to this process, and the engines among them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,49 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from turbopilot.cluster.roles import Role
+
+Metadata = tuple[Mapping[str, Any], ...]  # what each running replica says of itself
+
+
+class ReplicaBoard:
+    """The running replicas of one application. Ray's router writes it; callable from any thread."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._found: Metadata = ()
+        self._tell: Callable[[Metadata], None] = lambda _: None
+
+    def put(self, found: Iterable[Mapping[str, Any]]) -> None:
+        """Replace the replicas, and tell the listener if they have changed."""
+        ready = tuple(m for m in found if m)  # a replica that still starts has none
+        with self._changed:
+            if ready == self._found:
+                return
+            self._found = ready
+            self._changed.notify_all()
+            tell = self._tell
+        tell(ready)
+
+    def listen(self, tell: Callable[[Metadata], None]) -> None:
+        """Call a function with the replicas now, and after each change."""
+        with self._changed:
+            self._tell = tell
+            found = self._found
+        tell(found)
+
+    def wait_for(self, n: int, timeout: float) -> Metadata:
+        """Return the replicas as soon as there are `n`, or those that there are after `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._found) >= n, timeout)
+            return self._found
+
+
+_boards: Final[dict[str, ReplicaBoard]] = {}
+
+
+def board_of(application: str) -> ReplicaBoard:
+    """Return this process's board of an application."""
+    return _boards.setdefault(application, ReplicaBoard())
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +71,8 @@ class Member:
         }
 
     @classmethod
-    def read(cls, metadata: Mapping[str, Any]) -> Member | None:
-        """Return the member that a replica's metadata describes; None if it has none yet."""
-        if not metadata:
-            return None
+    def read(cls, metadata: Mapping[str, Any]) -> Member:
+        """Return the member that a replica's metadata describes."""
         role = Role(metadata["settings"], metadata["revision"], metadata["key"])
         return cls(metadata["url"], role)
 
@@ -59,32 +100,3 @@ def should_switch(members: Members, current: int | None, new: int) -> bool:
     n_new = len(urls_of(members, new))
     n_old = 0 if current is None else len(urls_of(members, current))
     return current != new and n_new > 0 and n_new >= n_old
-
-
-class MemberBoard:
-    """The engines known to this process. Ray's router writes it, the front reads it; callable from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._members: Members = ()
-        self._tell: Callable[[Members], None] = lambda _: None
-
-    def put(self, members: Iterable[Member]) -> None:
-        """Replace the engines, and tell the listener if they have changed."""
-        found = tuple(sorted(members, key=lambda m: m.url))
-        with self._lock:
-            if found == self._members:
-                return
-            self._members = found
-            tell = self._tell
-        tell(found)
-
-    def listen(self, tell: Callable[[Members], None]) -> None:
-        """Call a function with the engines now, and after each change."""
-        with self._lock:
-            self._tell = tell
-            members = self._members
-        tell(members)
-
-
-BOARD: Final = MemberBoard()  # a process runs one front

@@ -44,3 +44,14 @@ def node_address() -> str:
 
     address: str = ray.util.get_node_ip_address()
     return address
+
+
+def subscribe(deployment: str, application: str) -> Any:
+    """Make Ray tell this process which replicas of a deployment run (see `MemberRouter` and `board_of`).
+
+    A handle begins to listen with its first call, which waits for a replica. Return that call; keep it, and take the
+    result of `describe` from it if it is wanted.
+    """
+    from ray import serve
+
+    return serve.get_deployment_handle(deployment, application).describe.remote()

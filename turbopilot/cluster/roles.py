@@ -37,7 +37,8 @@ class Size:
         max_replicas: None keeps the number fixed.
         busy: open requests for each replica that autoscaling aims at.
         num_gpus, num_cpus: what Ray reserves for each engine; num_gpus may be a fraction.
-        surge: whether an update starts new engines before it stops old ones, which takes free resources.
+        surge: whether an update starts a new engine before it stops an old one, which takes free resources; None does
+            so for a single engine, if there are some.
     """
 
     replicas: int = 1
@@ -45,7 +46,7 @@ class Size:
     busy: float = 4.0
     num_gpus: float = 0.0
     num_cpus: float = 1.0
-    surge: bool = True
+    surge: bool | None = None
 
     def __post_init__(self) -> None:
         """Raise InvalidInput if the maximum is below the minimum."""
@@ -54,6 +55,17 @@ class Size:
                 f"--max-replicas {self.max_replicas}: fewer than --replicas {self.replicas}",
                 hint="give at least as many, or leave it out for a fixed number",
             )
+
+    def surges(self, free: Mapping[str, float]) -> bool:
+        """Return whether an update starts a new engine first, with these free resources ("CPU", "GPU").
+
+        Without resources for it, such an update would wait forever. Several engines can do without: the others answer
+        meanwhile.
+        """
+        if self.surge is not None:
+            return self.surge
+        needs = {"CPU": self.num_cpus, "GPU": self.num_gpus}
+        return self.replicas == 1 and all(free.get(name, 0) >= n for name, n in needs.items())
 
     @property
     def scales(self) -> bool:
@@ -83,3 +95,8 @@ class ClusterPlan:
     size: Size = field(default_factory=Size)
     door: Door = field(default_factory=Door)
     name: str = DEFAULT_NAME
+
+
+def front_name(name: str) -> str:
+    """Return the name of the fronts' application. It is one of its own, so that updates of engines leave it running."""
+    return f"{name}-front"

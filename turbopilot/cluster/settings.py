@@ -1,14 +1,58 @@
-"""The options of a replica's server, from its role."""
+"""The options of a replica's server: checked where they are given, and read again on each node."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import ceil
+from pathlib import Path
+from typing import Any, Final
+
+from serve.http.security import checked_options
 from serve.model_choice import ModelChoice
 from serve.options import read_settings
 from serve.settings import ServerOptions
 from turbopilot.app.served_models import with_models
+from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter
-from turbopilot.cluster.roles import Role
-from pathlib import Path
+from turbopilot.cluster.roles import Role, Size
+
+# Options that the cluster decides for each replica.
+_OURS: Final = {
+    "host": "give --host to turbopilot cluster deploy",
+    "port": "give --port to turbopilot cluster deploy",
+    "upstream": "its engines are the upstreams",
+}
+
+
+def make_settings(
+    model: str, given: Mapping[str, Any], size: Size, warn: Callable[[str], None]
+) -> dict[str, Any]:
+    """Return the settings of a role.
+
+    Args:
+        model: MODEL of the command line; "" means that of `given`, or the bundled model. A file must be at the same
+            path on every node.
+        given: options of `serve` by the names of its parameters, from a TOML file.
+        size: an engine uses as many threads as its processors, unless `given` sets them.
+        warn: called with warnings.
+
+    Raises:
+        InvalidInput: an option cannot be used.
+    """
+    for name, hint in _OURS.items():
+        if name in given:
+            raise InvalidInput(f"--config: {name} cannot be set for a cluster", hint=hint)
+    settings = {"threads": max(1, ceil(size.num_cpus)), **given}
+    if model:
+        file = Path(model).expanduser()
+        settings["model"] = str(file.resolve()) if file.exists() else model
+    read_settings(ModelChoice, settings)
+    options = read_settings(ServerOptions, settings, model_file=Path())
+    # Key files are read here, where they are; the environment's key counts too.
+    keys = checked_options(options.security, warn).api_keys
+    settings.pop("api_key_file", None)
+    return {**settings, "api_key": list(keys)} if keys else settings
 
 
 def read_role(role: Role) -> ServerOptions:
@@ -18,4 +62,6 @@ def read_role(role: Role) -> ServerOptions:
         InvalidInput: an option cannot be used, or the file is not on this node.
     """
     options = read_settings(ServerOptions, role.settings, model_file=Path())
+    security = checked_options(options.security, lambda _: None, environ={})
+    options = replace(options, security=security)
     return with_models(options, read_settings(ModelChoice, role.settings), Reporter())

@@ -35,10 +35,10 @@ class VersionSwitch:
     """WSGI application that answers with one revision after another. Callable from any thread.
 
     Args:
-        open_revision: returns what answers for a role, without engines yet; it may take seconds.
+        open_revision: returns what answers for a role with the engines at these URLs; it may take seconds.
     """
 
-    def __init__(self, open_revision: Callable[[Role], ServedRevision]) -> None:
+    def __init__(self, open_revision: Callable[[Role, Sequence[str]], ServedRevision]) -> None:
         self._open = open_revision
         self._lock = threading.Lock()  # guards the attributes below
         self._members: Members = ()
@@ -68,7 +68,7 @@ class VersionSwitch:
     def _prepare(self, role: Role) -> None:
         """Open a revision, and switch to it once enough of its engines run."""
         try:
-            opened, failure = self._open(role), ""
+            opened, failure = self._open(role, urls_of(self._members, role.revision)), ""
         except Exception as e:
             opened, failure = None, f"revision {role.revision} cannot be opened: {e}"
             log.exception("revision %s cannot be opened", role.revision)
