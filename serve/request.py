@@ -121,6 +121,7 @@ class GenerationRequest:
         constraint: constraint of the sampling's schema in its initial state; used by this request alone.
         healing: text after the prompt that the completion re-spells; None is none. Its tokens count as the prompt's.
         adapters: LoRA adapters that compute it.
+        file: name of the edited file, which routes it to an upstream; "" if unknown.
     """
 
     prompt: tuple[int, ...]
@@ -139,6 +140,7 @@ class GenerationRequest:
     constraint: Constraint | None = None
     healing: Healing | None = None
     adapters: AdapterSet = ()
+    file: str = ""
 
     @property
     def n_healed(self) -> int:

@@ -12,6 +12,7 @@ from serve.model_choice import NamedModel
 from serve.options import Option
 from serve.prompt.layouts import NAMES
 from serve.prompt.next_edit import FORMAT_NAMES
+from serve.upstream_options import UpstreamOptions
 from turbopilot.base.option_values import one_of, parse_size_or_zero
 from turbopilot.base.sizes import parse_size
 from turbopilot.formats import ggml_types
@@ -21,6 +22,7 @@ DEFAULT_PORT: Final = 18080  # the original TurboPilot's: editors are configured
 
 # Threads for routes that need no engine, such as /health, so that they are answered even if the queue is full.
 SPARE_HTTP_THREADS: Final = 8
+UPSTREAM_PARALLEL: Final = 256  # requests at all upstreams together; each has a thread here
 MAX_PARALLEL: Final = 256  # llama.cpp's limit. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
 LEAST_PROMPT: Final = 16  # fewer tokens would leave a fill-in-the-middle prompt no room for text
 MAX_BODY_BYTES: Final = 8 * 2**20
@@ -248,6 +250,7 @@ class ServerOptions:
         model_name: the default model's name for clients; "" means the name in the file.
         more: the other models, each loaded by the first request for it.
         adapters: LoRA adapters of the default model.
+        upstream: engines that compute it elsewhere.
     """
 
     model_file: Path
@@ -269,6 +272,7 @@ class ServerOptions:
     more: tuple[NamedModel, ...] = ()
     pool: PoolOptions = field(default_factory=PoolOptions)
     adapters: AdapterOptions = field(default_factory=AdapterOptions)
+    upstream: UpstreamOptions = field(default_factory=UpstreamOptions)
 
     @property
     def request_defaults(self) -> Defaults:

@@ -8,6 +8,7 @@ from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
 
 from serve.api.body import Count
+from serve.upstream.member import UpstreamStatus
 
 State = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
 
@@ -69,10 +70,27 @@ class DeviceHealth(TypedDict):
     free_after: Count
 
 
+class UpstreamHealth(TypedDict):
+    """State of an engine that computes completions elsewhere (`--upstream`), by its URL.
+
+    "ejected": it fails or is slow, and gets no requests for a while; "probing": it gets one; "down": it does not answer,
+    for this `reason`. `outcomes` counts requests by how they ended there.
+    """
+
+    name: str
+    engine: str
+    status: Literal["healthy", "ejected", "probing", "draining", "down"]
+    slots: Count
+    in_flight: Count
+    outcomes: dict[str, Count]
+    reason: NotRequired[str]
+
+
 class ModelHealth(TypedDict):
     """State of one model.
 
-    `reason` is set if it is "failed" or "stalled", `devices` if it is loaded, `lora` if it has adapters.
+    `reason` is set if it is "failed" or "stalled", `devices` if it is loaded, `lora` if it has adapters, `upstreams` if
+    others compute it.
     """
 
     name: str
@@ -82,12 +100,23 @@ class ModelHealth(TypedDict):
     reason: NotRequired[str]
     devices: NotRequired[list[DeviceHealth]]
     lora: NotRequired[list[AdapterHealth]]
+    upstreams: NotRequired[list[UpstreamHealth]]
+
+
+def upstream_health(s: UpstreamStatus) -> UpstreamHealth:
+    """Return the state of an upstream."""
+    found: UpstreamHealth = {
+        "name": s.name, "engine": s.engine, "status": s.state, "slots": s.slots, "in_flight": s.in_flight,
+        "outcomes": s.outcomes,
+    }  # fmt: skip
+    return {**found, "reason": s.reason} if s.reason else found
 
 
 class HealthAnswer(TypedDict):
     """State of the server. `model` is the default model; `status` and `reason` are those of the default model.
 
-    If a computation exceeds its time limit, `status` is "stalled", since the other models wait for it.
+    If a computation exceeds its time limit, `status` is "stalled", since the other models wait for it. It is "stalled",
+    too, if none of its upstreams answers.
     """
 
     status: Literal["loading", "ok", "stalled", "draining", "failed"]

@@ -155,9 +155,15 @@ class LlamaCompletionRequest(LlamaCppFields):
 
     prompt: body.Prompts
     """A text, token ids, or a list of either."""
+    respells: body.TokenIds = Field(default=[])
+    """Tokens after a prompt of token ids that the completion begins with, in this or another spelling, and that are not
+    part of its text. Another TurboPilot sends it (`--upstream`)."""
+    end_loops: bool = True
+    """End a completion that repeats itself; unless the server was started with `--no-end-loops`."""
 
     def _asked(self, defaults: Defaults) -> Completion:
-        return self._continued(body.as_prompts(self.prompt), defaults)
+        found = self._continued(body.as_prompts(self.prompt), defaults)
+        return replace(found, respells=tuple(self.respells), ends_loops=self.end_loops)
 
 
 class ExtraFile(body.Body):

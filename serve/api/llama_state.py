@@ -19,6 +19,7 @@ from pydantic import RootModel
 from typing_extensions import NotRequired, TypedDict
 
 from serve.api.body import Count
+from serve.api.health import UpstreamHealth, upstream_health
 from serve.api.llama_cpp import LlamaCompletionRequest
 from serve.metrics import SlotState
 from serve.models.service import CompletionService
@@ -65,7 +66,8 @@ class PropsAnswer(TypedDict):
 
     `total_slots` is the number of requests that are computed at once. `model_path` is the name of the file, without its
     folder. `bos_token` and `eos_token` are "" if the file does not name them. `is_sleeping`: the model is not loaded,
-    and the next completion loads it. `fim_layout` is the layout of its fill-in-the-middle prompts, once it is loaded.
+    and the next completion loads it. `fim_layout` is the layout of its fill-in-the-middle prompts, once it is loaded;
+    `upstreams` are the engines that compute it elsewhere.
     """
 
     default_generation_settings: DefaultSettings
@@ -83,6 +85,7 @@ class PropsAnswer(TypedDict):
     build_info: str
     is_sleeping: bool
     fim_layout: NotRequired[str]
+    upstreams: NotRequired[list[UpstreamHealth]]
 
 
 def props(model: ModelInfo, defaults: Defaults, service: CompletionService | None) -> PropsAnswer:
@@ -126,8 +129,11 @@ def props(model: ModelInfo, defaults: Defaults, service: CompletionService | Non
         "build_info": f"turbopilot {__version__}",
         "is_sleeping": service is None,
     }
-    layout = service.fim_layout if service else ""
-    return {**answer, "fim_layout": layout} if layout else answer
+    if service and service.fim_layout:
+        answer["fim_layout"] = service.fim_layout
+    if service and service.upstreams:
+        answer["upstreams"] = [upstream_health(u) for u in service.upstreams.statuses]
+    return answer
 
 
 class NextToken(TypedDict):

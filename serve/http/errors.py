@@ -29,6 +29,7 @@ from turbopilot.base.errors import (
     UnknownModel,
     UnsupportedEncoding,
     UnusableLogits,
+    UpstreamFailed,
 )
 
 log = logging.getLogger("turbopilot.http")
@@ -65,6 +66,7 @@ _TABLE: tuple[tuple[type[TurboPilotError], int, str, str | None], ...] = (
     (Overloaded, 503, "overloaded_error", "overloaded"),
     (ModelChanged, 503, "server_error", "model_changed"),
     (DeviceLost, 503, "server_error", "device_lost"),
+    (UpstreamFailed, 503, "server_error", "upstream_failed"),
     (UnusableLogits, 503, "server_error", "unusable_logits"),
     (NoKvSlot, 503, "overloaded_error", "no_kv_slot"),
     (TurboPilotError, 500, "server_error", None),

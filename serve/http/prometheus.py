@@ -21,6 +21,8 @@ from prometheus_client.registry import Collector
 from serve.metrics import Histogram
 from serve.models import ModelPool
 from serve.models.service import CompletionService
+from serve.upstream.health import Outcome
+from serve.upstream.member import UpstreamStatus
 from turbopilot.base.version import __version__
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"  # every Prometheus supports it
@@ -59,6 +61,17 @@ def _tokens(service: CompletionService) -> dict[str, int]:
     return {kind: getattr(service.metrics, f"{kind}_tokens") for kind in TOKENS}
 
 
+def _upstreams(
+    get: Callable[[UpstreamStatus], float],
+) -> Callable[[CompletionService], dict[str, float]]:
+    """Return a getter of a number for each upstream, by its URL."""
+    return lambda service: {u.name: get(u) for u in service.status.upstreams}
+
+
+def _n_failed(u: UpstreamStatus) -> int:
+    return u.outcomes[Outcome.FAILED.value] + u.outcomes[Outcome.TIMED_OUT.value]
+
+
 # fmt: off
 # Metrics of every model. `get` takes (status, whether it is loaded).
 SERVED: Final = (
@@ -95,6 +108,15 @@ LOADED: Final = (
     MetricRow(HISTOGRAM, "first_token_seconds", "Seconds from the submission of a request to its first token.",
         lambda m: m.metrics.first_token_seconds),
     MetricRow(HISTOGRAM, "token_seconds", "Seconds from one token to the next.", lambda m: m.metrics.token_seconds),
+    MetricRow(GAUGE, "upstream_healthy", "Whether an upstream gets requests.",
+        _upstreams(lambda u: u.state == "healthy"), "upstream"),
+    MetricRow(GAUGE, "upstream_in_flight", "Requests at an upstream.", _upstreams(lambda u: u.in_flight), "upstream"),
+    MetricRow(COUNTER, "upstream_requests", "Requests that ended at an upstream.",
+        _upstreams(lambda u: sum(u.outcomes.values())), "upstream"),
+    MetricRow(COUNTER, "upstream_failures", "Requests that failed at an upstream, or got no token in time.",
+        _upstreams(_n_failed), "upstream"),
+    MetricRow(COUNTER, "upstream_retries", "Tries of requests at another upstream, after the first one.",
+        lambda m: m.upstreams.n_retries if m.upstreams else 0),
 )
 # fmt: on
 

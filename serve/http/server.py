@@ -28,6 +28,7 @@ from serve.settings import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
     SPARE_HTTP_THREADS,
+    UPSTREAM_PARALLEL,
     ServerOptions,
 )
 from turbopilot.base.errors import ServeError
@@ -234,8 +235,13 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
     with listener:
         # This import takes seconds, so it comes after the port is bound.
         from serve.models.loading import make_pool
+        from serve.models.upstream_loading import make_upstream_pool
 
-        run(make_pool(options, tell), listener, options, tell)
+        if options.upstream.addresses:
+            models, _ = make_upstream_pool(options, tell)
+        else:
+            models = make_pool(options, tell)
+        run(models, listener, options, tell)
     tell("stopped")
 
 
@@ -263,7 +269,8 @@ def run(
         allowed_hosts=(*options.security.allowed_hosts, options.host),
     )
     # One thread for each request that may run or wait, and spare ones for routes that do not wait.
-    n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue
+    at_once = UPSTREAM_PARALLEL if options.upstream.addresses else DEFAULT_PARALLEL
+    n_open = (options.model.n_seq or at_once) + options.limits.max_queue
     n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
     app = create_app(models, options.request_defaults, security)
     server = HttpServer(app, listener, threads=n_threads)

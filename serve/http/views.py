@@ -15,7 +15,14 @@ from serve.api import models as answers
 from serve.api.body import read_any_json, read_json, validated
 from serve.api.dialect import json_bytes
 from serve.api.endpoints import ENDPOINTS
-from serve.api.health import CopilotToken, DeviceHealth, HealthAnswer, ModelHealth, TabbyHealth
+from serve.api.health import (
+    CopilotToken,
+    DeviceHealth,
+    HealthAnswer,
+    ModelHealth,
+    TabbyHealth,
+    upstream_health,
+)
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.openapi import description
 from serve.http import prometheus
@@ -194,6 +201,8 @@ def _model_health(s: ModelStatus) -> ModelHealth:
         answer["devices"] = [_device_health(use) for use in s.devices]
     if s.reason:
         answer["reason"] = s.reason
+    if s.upstreams:
+        answer["upstreams"] = [upstream_health(u) for u in s.upstreams]
     if s.adapters:
         answer["lora"] = [{"id": a.id, "name": a.path.name, "scale": a.scale} for a in s.adapters]
     return answer

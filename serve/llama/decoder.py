@@ -6,12 +6,11 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache, partial
 
 from serve.adapters import AdapterSet
 from serve.decoder import BatchItem
-from serve.llama.facts import chat_template, fim_layouts, model_name
 from serve.llama.mapped_files import MappedFiles
+from serve.llama.tokenizer import LlamaTokenizer
 from serve.llama.tuning import Tuning, TuningCache, measure
 from serve.settings import ModelOptions
 from turbopilot.base.errors import CorruptModel
@@ -24,7 +23,7 @@ from turbopilot.llama.model import LlamaModel
 log = logging.getLogger("turbopilot.models")
 
 
-class LlamaDecoder(LlamaContext):
+class LlamaDecoder(LlamaTokenizer, LlamaContext):
     """A loaded model with its KV cache. `close` frees both. See `serve.decoder.Decoder` for the interface.
 
     Args:
@@ -42,31 +41,15 @@ class LlamaDecoder(LlamaContext):
         mapped: MappedFiles | None = None,
         tuning: TuningCache | None = None,
     ) -> None:
-        self.fim = fim_layouts(model.header, options)
-        super().__init__(model, parameters)
+        LlamaTokenizer.__init__(self, model, options)
+        LlamaContext.__init__(self, model, parameters)
         self._mapped, self._tuning_cache = mapped, tuning
         self.tuning: Tuning | None = None  # what `tune` has measured
         self.tuned_before: Tuning | None = None  # the stored result that decided the setup
-        header = model.header
-        self.name = model_name(header)
-        self.n_ctx, self.n_seq, self.n_vocab = n_ctx, layout.n_seq, model.n_vocab
+        self.n_ctx, self.n_seq = n_ctx, layout.n_seq
         self.n_cells = n_ctx * layout.n_seq if layout.is_split else n_ctx
         self.can_cut = model.can_cut
-        self._path = header.path
-        self.adds_bos = model.adds_bos
-        self.chat_template = chat_template(header, options.chat_template)
-        spaced = header.metadata.get("tokenizer.ggml.add_space_prefix") is not False
-        self.adds_space = model.is_sentencepiece and spaced
-        self.bos, self.eos = model.token_text(model.bos), model.token_text(model.eos)
-        # GPT-2 models have no begin-of-sequence token: a document begins after an end-of-text token.
-        self.start_token = next((t for t in (model.bos, model.eos) if t >= 0), 0)
-        # A FIM token begins a new document, so generating one ends this completion.
-        framing = self.fim.ends if self.fim else frozenset()
-        self.tokenize = model.tokenize
-        # Cached because they are called for every token. Special tokens have no text.
-        self.piece = cache(lambda token: b"" if token in framing else model.piece(token))
-        self.named_piece = partial(model.piece, special=True)
-        self.is_eog = cache(lambda token: token in framing or model.is_eog(token))
+        self._path = model.header.path
 
     def use_adapters(self, adapters: AdapterSet) -> None:
         """See `serve.decoder.Decoder`."""

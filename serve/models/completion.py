@@ -25,6 +25,8 @@ class Completion:
             generated.
         stop: `follows`, `loops` and `line` are ignored; they are set from the prompt and the server's options.
         heals: whether the completion may re-spell the end of a prompt that is a text.
+        respells: tokens after a prompt of token ids that the completion re-spells.
+        ends_loops: whether a completion that repeats itself ends, if the server ends such.
         sampling: `logit_bias` in it is ignored; see below.
         logit_bias: (token id or text, amount added to the logits of its tokens) pairs.
         n_logprobs, scores_prompt, predict_time, reports_usage: see `GenerationRequest`.
@@ -43,6 +45,8 @@ class Completion:
     best_of: int = 1
     stop: StopRules = field(default_factory=StopRules)
     heals: bool = True
+    respells: tuple[int, ...] = ()
+    ends_loops: bool = True
     sampling: SamplingParams = field(default_factory=SamplingParams)
     logit_bias: tuple[tuple[int | str, float], ...] = ()
     n_logprobs: int | None = None

@@ -28,7 +28,6 @@ from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.check_adapter import check_adapter
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
-from turbopilot.llama.device_memory import ContextNeed
 from turbopilot.llama.footprint import memory_budget
 from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.placement_wish import Machine
@@ -94,7 +93,8 @@ def _pooled_model(
     header = read_gguf(options.model_file)
     check_model(header)
     placement, adapters = plan(header, options.model, free), AdapterScales(options.adapters)
-    info = _model_info(header, options, placement.need)
+    need = placement.need
+    info = model_info(header, options, need.n_ctx, need.layout.n_seq)
     n_bytes = placement.cpu.total
     caches = options.caches
     if caches.prefix_bytes is None:
@@ -111,7 +111,8 @@ def _pooled_model(
     return PooledModel(info, n_bytes, load, adapters=adapters)
 
 
-def _model_info(header: GgufHeader, options: ServerOptions, need: ContextNeed) -> ModelInfo:
+def model_info(header: GgufHeader, options: ServerOptions, n_ctx: int, n_slots: int) -> ModelInfo:
+    """Return what clients can see of a model with this context in tokens and number of slots."""
     from serve.llama import facts
 
     tokens = header.metadata["tokenizer.ggml.tokens"]
@@ -120,7 +121,7 @@ def _model_info(header: GgufHeader, options: ServerOptions, need: ContextNeed) -
     version += [file.stat().st_mtime_ns for file in header.files]
     return ModelInfo(
         options.model_name or facts.model_name(header),
-        need.n_ctx,
+        n_ctx,
         len(tokens) if isinstance(tokens, list) else 0,
         int(time.time()),
         n_bytes=header.file_size,
@@ -128,7 +129,7 @@ def _model_info(header: GgufHeader, options: ServerOptions, need: ContextNeed) -
         digest=sha256(repr(version).encode()).hexdigest(),
         architecture=header.architecture,
         main_type=header.main_type(),
-        n_slots=need.layout.n_seq,
+        n_slots=n_slots,
         n_ctx_train=facts.trained_context(header),
         n_embd=header_geometry(header).width,
         tensor_bytes=header.tensor_bytes,
@@ -210,6 +211,7 @@ def load_model(
         if report.workers:
             from turbopilot.llama.worker_loss import watch_workers
 
+            assert isinstance(service.runner, EngineRunner)
             service.unwatch = watch_workers(report.workers, service.runner.abandon)
         return service
 

@@ -14,17 +14,20 @@ from serve.models.completion import Completion
 from serve.models.status import ModelInfo, ModelStatus, State
 from serve.prompt.chat_template import ChatTemplate, Message
 from serve.prompt.fim import CHARS_PER_TOKEN, PromptBuilder, PromptText
+from serve.prompt.framed_prompt import Prompt
 from serve.prompt.next_edit import FORMATS, NextEditFormat
 from serve.prompt.region_prompt import RegionPrompt, find_regions
 from serve.request import GenerationRequest
-from serve.runner import EngineRunner, Generation
-from serve.sampling.healing import PieceIndex, heal
+from serve.runner import Generation
+from serve.runner.contract import Runner
+from serve.sampling.healing import Healing, PieceIndex, heal
 from serve.settings import Limits, TextOptions
 from turbopilot.base.errors import InvalidRequest
 from turbopilot.llama.device_use import DeviceUse
 
 if TYPE_CHECKING:
     from serve.sampling.json_schema import SchemaVocabulary
+    from serve.upstream.upstream_set import UpstreamSet
 
 # Number of characters of the suffix that a completion is compared with, to end it before it repeats the suffix.
 MAX_FOLLOWS = 4096
@@ -47,7 +50,7 @@ class CompletionService:
 
     def __init__(
         self,
-        runner: EngineRunner,
+        runner: Runner,
         tokenizer: Tokenizer,
         model: ModelInfo,
         limits: Limits | None = None,
@@ -66,6 +69,7 @@ class CompletionService:
             self._template = ChatTemplate(source, bos=tokenizer.bos, eos=tokenizer.eos)
         self.model = model
         self.devices: tuple[DeviceUse, ...] = ()  # what is in main memory and on each device
+        self.upstreams: UpstreamSet | None = None  # those that compute it
         self.unwatch: Callable[[], None] = lambda: None  # see `watch_workers`; called by `close`
         self.metrics = runner.metrics
 
@@ -86,6 +90,7 @@ class CompletionService:
             restarts=runner.n_restarts,
             reason=runner.failure.message if runner.failure else stalled,
             devices=self.devices,
+            upstreams=self.upstreams.statuses if self.upstreams else (),
         )
 
     @cached_property
@@ -126,11 +131,13 @@ class CompletionService:
         capped = ("max_tokens",) if most < c.max_tokens else ()
         truncated: dict[str, None] = {}
         bias, context = self._bias(c), self._context(c)
-        stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS], loops=self._text.ends_loops)
+        loops = c.ends_loops and self._text.ends_loops
+        stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS], loops=loops)
         samplings = [replace(c.sampling, logit_bias=bias, stream=i) for i in range(best_of)]
         schema = c.sampling.schema
         # Here and not in the engine's thread, where other requests would wait for it.
-        constraint = self._schemas.constraint(schema) if schema else None
+        needs_constraint = schema and not self.runner.is_remote
+        constraint = self._schemas.constraint(schema) if needs_constraint else None
         requests: list[GenerationRequest] = []
         for before in c.prompts:
             framed = _framed(c, before)
@@ -139,10 +146,7 @@ class CompletionService:
             )
             truncated |= dict.fromkeys(prompt.truncated + capped)
             line = before.rpartition("\n")[2] if isinstance(before, str) else ""
-            healing = None
-            if not framed and self._can_heal(c, before):
-                keep = int(len(prompt.before) == prompt.n_tokens)  # a prompt has at least one token
-                healing = heal(prompt.before, self._pieces, keep=keep)
+            healing = None if framed else self._healing(c, before, prompt)
             requests += [
                 GenerationRequest(
                     prompt.tokens,
@@ -162,6 +166,7 @@ class CompletionService:
                     constraint=constraint and constraint.copy(),
                     healing=healing,
                     adapters=adapters,
+                    file=c.filename,
                 )
                 for sampling in samplings
             ]
@@ -173,6 +178,19 @@ class CompletionService:
         )
         self.runner.submit(generation)
         return generation
+
+    def _healing(self, c: Completion, before: PromptText, prompt: Prompt) -> Healing | None:
+        """Take the tokens that the completion re-spells from the prompt, and return them; None if there are none."""
+        if c.respells:
+            if unknown := [t for t in c.respells if t >= self.model.n_vocab]:
+                raise InvalidRequest(f"the model has no token {unknown[0]}", param="respells")
+            text = b"".join(map(self._pieces.piece, c.respells))
+            return Healing(c.respells, text, self._pieces, prompt.cursor) if text else None
+        if not self._can_heal(c, before):
+            return None
+        keep = int(len(prompt.before) == prompt.n_tokens)  # a prompt has at least one token
+        found = heal(prompt.before, self._pieces, keep=keep)
+        return found and replace(found, at=prompt.cursor)
 
     def _can_heal(self, c: Completion, before: PromptText) -> bool:
         """Return whether a completion may re-spell the end of its prompt.

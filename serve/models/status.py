@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from serve.adapters import AdapterState
+from serve.upstream.member import UpstreamStatus
 from turbopilot.llama.device_use import DeviceUse
 
 
@@ -61,8 +62,8 @@ class ModelStatus:
     """State of a model, for `/health` and `/metrics`.
 
     Attributes:
-        state: "unloaded": the first request for the model loads it; "stalled": a step exceeds its time limit;
-            "failed": it could not be loaded, or its engine failed permanently.
+        state: "unloaded": the first request for the model loads it; "stalled": a step exceeds its time limit, or no
+            upstream answers; "failed": it could not be loaded, or its engine failed permanently.
         waiting: requests in the queue, or waiting for the model to be loaded.
         loads: number of times that the model was loaded.
         refused: number of completions refused because the queue was full.
@@ -70,6 +71,7 @@ class ModelStatus:
         reason: reason of "failed" and "stalled", else "".
         adapters: the model's LoRA adapters.
         devices: what is in main memory and on each device; empty while the model is not loaded.
+        upstreams: the engines that compute it elsewhere.
     """
 
     name: str
@@ -82,3 +84,4 @@ class ModelStatus:
     reason: str = ""
     adapters: tuple[AdapterState, ...] = ()
     devices: tuple[DeviceUse, ...] = ()
+    upstreams: tuple[UpstreamStatus, ...] = ()

@@ -66,6 +66,17 @@ class Prompt:
         return n
 
     @property
+    def cursor(self) -> int:
+        """Index of the first token after `before`."""
+        sizes = {
+            "files": sum(map(len, self.files)),
+            "before": len(self.before),
+            "after": len(self.after),
+        }
+        at = self.order.index("before") + 1 if "before" in self.order else 0
+        return sum(map(len, self.fixed[:at])) + sum(sizes[name] for name in self.order[:at])
+
+    @property
     def tokens(self) -> tuple[int, ...]:
         """Token ids in the order of the prompt."""
         files = [token for file in self.files for token in file]

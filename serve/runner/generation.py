@@ -25,7 +25,7 @@ from serve.request import (
 from turbopilot.base.errors import Overloaded, Superseded
 
 if TYPE_CHECKING:
-    from serve.runner.runner import EngineRunner
+    from serve.runner.contract import Runner
 
 # Registers a function that is called once when the client disconnects, or at once if it already has. Returns a function
 # that removes the registration.
@@ -102,7 +102,7 @@ class Generation:
 
     def __init__(
         self,
-        runner: EngineRunner,
+        runner: Runner,
         requests: Sequence[GenerationRequest],
         *,
         whole: bool = False,

@@ -25,10 +25,8 @@ from turbopilot.base.errors import ModelChanged, Overloaded, TurboPilotError
 from turbopilot.base.threads import too_many_threads
 
 log = logging.getLogger("turbopilot.engine")
-
 QUIET = 1.0  # seconds without a request after which it may measure this machine
 PAUSE = 0.05  # seconds without a request after which the engine may look ahead
-
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | None  # None stops the thread
 
 
@@ -41,6 +39,8 @@ class EngineRunner:
         compute_lock: shared by the engines of one process; None makes one for this engine.
         clock: returns seconds; used for the time before a retry and the limit on restarts.
     """
+
+    is_remote = False
 
     def __init__(
         self,

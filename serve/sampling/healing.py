@@ -78,11 +78,13 @@ class Healing:
         tokens: the tokens that were taken from the prompt.
         text: their bytes; at least one.
         index: the vocabulary.
+        at: index in the prompt from which the tokens were taken.
     """
 
     tokens: tuple[int, ...]
     text: bytes
     index: PieceIndex = field(repr=False, compare=False)
+    at: int = 0
 
     def token_before(self, n_left: int) -> int | None:
         """Return the prompt's token that begins `n_left` bytes before the cursor; None if none does."""

@@ -133,6 +133,18 @@ def converted(folder: Path, type_name: str, *, name: str, reporter: Reporter) ->
     return target
 
 
+def converted_vocabulary(folder: Path, *, name: str, reporter: Reporter) -> Path:
+    """Return a GGUF in the cache folder with a checkpoint's tokenizer and no weights; make it if needed."""
+    sources = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
+    target = cache_folder() / f"{name}-{_fingerprint(*sources)}-vocabulary.gguf"
+    with _made_once(target, reporter):
+        if not target.is_file():
+            from converters import ConversionOptions, convert
+
+            convert(folder, target, ConversionOptions(name=name, vocab_only=True))
+    return target
+
+
 def _convert(
     folder: Path, whole: Path, target: Path, type_name: str, name: str, reporter: Reporter
 ) -> None:

@@ -13,6 +13,7 @@ from serve.model_choice import ModelChoice, NamedModel
 from serve.settings import ServerOptions
 from turbopilot.app.certificates import at_start
 from turbopilot.app.resolve import resolve_gguf
+from turbopilot.app.vocabulary import resolve_vocabulary
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter
 from turbopilot.catalog import recognize_file
@@ -32,6 +33,8 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
     if choice.draft and not caches.drafts:
         raise InvalidInput("--draft and --no-drafts cannot be combined", hint="give one of them")
     named = _named(choice.named)
+    if options.upstream.addresses:
+        return _with_vocabulary(options, choice, reporter)
     if choice.draft:
         caches = replace(caches, draft_file=resolve_gguf(choice.draft, reporter))
     if choice.model or not named:
@@ -51,6 +54,23 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
         model=options.model.of(default),
         adapters=replace(options.adapters, files=tuple(map(_adapter, choice.lora))),
     )  # fmt: skip
+
+
+def _with_vocabulary(
+    options: ServerOptions, choice: ModelChoice, reporter: Reporter
+) -> ServerOptions:
+    """Return the options with the file of the tokenizer, for a model that upstreams compute."""
+    given = (("--draft", choice.draft), ("--lora", choice.lora), ("--model", choice.named))
+    for name, value in given:
+        if value:
+            raise InvalidInput(
+                f"--upstream and {name} cannot be combined: the upstreams load the models",
+                hint=f"leave out {name}, and give it to the upstreams if they have it",
+            )
+    file = resolve_vocabulary(choice.model, reporter)
+    known = recognize_file(read_gguf(file))
+    facts = (known.chat_template, known.family, known.fim, known.next_edit) if known else ()
+    return replace(options, model_file=file, model=options.model.of(NamedModel("", file, *facts)))
 
 
 def _check_folder(folder: Path) -> None:
@@ -108,7 +128,12 @@ def _adapter(text: str) -> AdapterFile:
 
 
 def certificate_lines(options: ServerOptions, reporter: Reporter) -> Iterator[str]:
-    """Yield a line about each model's certificate; cached artifacts without one are skipped."""
+    """Yield a line about each model's certificate; cached artifacts without one are skipped.
+
+    A certificate says nothing about what upstreams compute.
+    """
+    if options.upstream.addresses:
+        return
     default = NamedModel(options.model_name, options.model_file)
     for model in (default, *options.more):
         if line := at_start(model.file, reporter):

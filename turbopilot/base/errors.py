@@ -185,6 +185,10 @@ class DeviceLost(ServeError):
     """A worker that has a part of the model is gone."""
 
 
+class UpstreamFailed(ServeError):
+    """An engine on another machine did not answer a request, or not as such engines do."""
+
+
 class DeadlineExceeded(ServeError):
     """A request timed out before it had any tokens."""
 

@@ -23,6 +23,7 @@ from serve.settings import (
     ServerOptions,
     TextOptions,
 )
+from serve.upstream_options import UpstreamOptions
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -32,6 +33,7 @@ PANELS: Final[dict[str, tuple[type, ...]]] = {
     "Server": (ServerOptions,),
     "Model": (ModelOptions, CacheOptions),
     "Devices": (DeviceOptions,),
+    "Upstreams": (UpstreamOptions,),
     "Requests": (Defaults, TextOptions, Limits),
     "Security": (SecurityOptions,),
     "Log": (LogOptions,),
