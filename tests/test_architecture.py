@@ -26,7 +26,11 @@ MAY_IMPORT = {
     "turbopilot.cluster": (*BELOW, "serve", "turbopilot.app"),
     "turbopilot.render": (*BELOW, *SIBLINGS, "turbopilot.app", "turbopilot.cluster"),
     "turbopilot.commands": (
-        *BELOW, *SIBLINGS, "turbopilot.app", "turbopilot.cluster", "turbopilot.render",
+        *BELOW,
+        *SIBLINGS,
+        "turbopilot.app",
+        "turbopilot.cluster",
+        "turbopilot.render",
     ),
     "turbopilot": (*BELOW, *SIBLINGS, "turbopilot.commands", "turbopilot.render"),
 }
@@ -143,7 +147,14 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["convert", "--help"], ["serve", "--help"], ["cluster", "deploy", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["convert", "--help"],
+        ["serve", "--help"],
+        ["cluster", "deploy", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     run = (

@@ -59,9 +59,7 @@ class DelayedEngine(EngineReplica):
 class FakeRevision(UpstreamRevision):
     """Front with the fake engines' tokenizer."""
 
-    def open(
-        self, role: Role, urls: Sequence[str]
-    ) -> tuple[ModelPool, UpstreamSet, ServerOptions]:
+    def open(self, role: Role, urls: Sequence[str]) -> tuple[ModelPool, UpstreamSet, ServerOptions]:
         tokenizer = FakeDecoder()
         upstreams = UpstreamSet(map(EngineAddress.parse, urls), tokenizer, key=role.key)
         upstreams.check()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Final
 
-from serve.http.channel import MAX_CONNECTIONS
 from serve.http.server import bind
+from serve.settings import SPARE_HTTP_THREADS, UPSTREAM_PARALLEL
 from turbopilot.base.errors import ServeError
 from turbopilot.cluster.http_thread import HttpThread
 from turbopilot.cluster.members import Member, board_of
@@ -18,6 +18,9 @@ from turbopilot.cluster.upstream_revision import UpstreamRevision
 from turbopilot.cluster.version_switch import ServedRevision, VersionSwitch
 
 log = logging.getLogger("turbopilot.cluster")
+
+# Requests that a front processes at once; each has a thread.
+THREADS: Final = 2 * UPSTREAM_PARALLEL + SPARE_HTTP_THREADS
 
 
 class FrontReplica:
@@ -31,9 +34,11 @@ class FrontReplica:
     def __init__(self, application: str, door: Door) -> None:
         self._door = door
         self._switch = VersionSwitch(self.open_revision)
-        self._http = HttpThread(self._switch, bind(door.host, door.port), threads=MAX_CONNECTIONS)
+        self._http = HttpThread(self._switch, bind(door.host, door.port), threads=THREADS)
         self._http.start()
-        board_of(application).listen(lambda found: self._switch.update(tuple(map(Member.read, found))))
+        board_of(application).listen(
+            lambda found: self._switch.update(tuple(map(Member.read, found)))
+        )
         self._subscription = subscribe(ENGINE, application)
         log.info("front    %s", self._http.url)
 

@@ -10,7 +10,6 @@ from typing import Any, Final
 from serve.http.app import create_app
 from serve.models import ModelPool
 from serve.settings import ServerOptions
-from serve.upstream.address import EngineAddress
 from serve.upstream.upstream_set import UpstreamSet
 from turbopilot.cluster.http_thread import load_default
 from turbopilot.cluster.roles import Role
@@ -40,16 +39,11 @@ class UpstreamRevision:
         self._app = create_app(self._models, options.request_defaults, security)
         load_default(self._models)
 
-    def open(
-        self, role: Role, urls: Sequence[str]
-    ) -> tuple[ModelPool, UpstreamSet, ServerOptions]:
+    def open(self, role: Role, urls: Sequence[str]) -> tuple[ModelPool, UpstreamSet, ServerOptions]:
         """Return the models, their engines and the options of the server; tests override it."""
         from serve.models.upstream_loading import make_upstream_pool
 
-        options = read_role(role)
-        addresses = tuple(map(EngineAddress.parse, urls))
-        upstream = replace(options.upstream, addresses=addresses, key=role.key)
-        options = replace(options, upstream=upstream)
+        options = read_role(role, urls)
         return *make_upstream_pool(options, log.info), options
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
