@@ -50,26 +50,32 @@ class NoCluster(ServeError):
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
-    """Connect to a Ray cluster until the end of the block; "local" starts one on this machine, which then ends.
+def connected(address: str, *, starts: bool = False) -> Iterator[None]:
+    """Connect to a Ray cluster until the end of the block.
+
+    Args:
+        address: HOST:PORT; "auto" for the cluster of this machine; "local" for one that listens on loopback only.
+        starts: whether to start the cluster "local", which then ends with the block.
 
     Raises:
         RayMissing: Ray is not installed.
         NoCluster: there is none at this address.
     """
-    if address == LOCAL:
+    is_local = address == LOCAL
+    if is_local:
         # By this variable, Ray listens on loopback only, as it does by default on macOS and Windows.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     ray = load_ray()
-    more: dict[str, Any] = {}
-    if address == LOCAL:
-        more = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    more: dict[str, Any] = {"address": "auto" if is_local and not starts else address}
+    if starts:
+        more |= {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
     try:
-        ray.init(address=address, log_to_driver=False, logging_level="warning", **more)
+        ray.init(log_to_driver=False, logging_level="error", **more)
     except (ConnectionError, ValueError) as e:
         raise NoCluster(
-            f"--address {address}: no Ray cluster ({str(e).splitlines()[0]})",
-            hint="start one with `ray start --head`, or use --address local for one on this machine alone",
+            f"--address {address}: no Ray cluster ({str(e).splitlines()[0].rstrip('.')})",
+            hint="start one with `ray start --head`, or on this machine alone with "
+            "`turbopilot cluster deploy --address local`",
         ) from None
     try:
         yield

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from typing import Any, Final
 
 from turbopilot.base.errors import ServeError
 
-# Environment of Ray on this machine, unless the user has set it: no usage statistics, and no colours in logs. Processes
-# that Ray starts inherit it.
+# Environment of Ray on this machine, unless the user has set it; processes that Ray starts here inherit it.
 ENVIRONMENT: Final = {
     "RAY_USAGE_STATS_ENABLED": "0",  # Ray sends them to its makers by default
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",  # seconds; the default, 10, scales late
@@ -35,6 +35,8 @@ def load_ray() -> Any:
         os.environ.setdefault(name, value)
     import ray
 
+    # The progress of a deployment is shown by `cluster status`.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     return ray
 
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # fmt: off
 _Address = Annotated[str, typer.Option(
     "--address", envvar="RAY_ADDRESS", metavar="ADDRESS",
-    help="Ray cluster: auto for the one that this machine belongs to, HOST:PORT, or local to start one on this machine "
-    "alone, which ends with this command.",
+    help="Ray cluster: auto for the one that this machine belongs to, HOST:PORT, or local for one on this machine alone, "
+    "which `deploy` starts and ends.",
 )]
 _Name = Annotated[str, typer.Option("--name", help="Name of the application in Ray Serve.")]
 
@@ -107,12 +107,13 @@ def deploy(given: DeployArguments) -> None:
     from turbopilot.render.cluster import state_lines
 
     plan = _plan(given)
-    with admin.connected(given.address):
+    is_local = given.address == admin.LOCAL
+    with admin.connected(given.address, starts=is_local):
         console.info(f"starting {plan.size.replicas} engines of {plan.name}")
         admin.deploy(plan)
         for line in state_lines(admin.state_of(plan.name)):
             console.info(line)
-        if given.address == admin.LOCAL:
+        if is_local:
             console.info("ready    (press Ctrl-C to stop)")
             _wait_for_signal()
             admin.delete(plan.name)
