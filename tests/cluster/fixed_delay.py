@@ -18,6 +18,7 @@ from serve.upstream.address import EngineAddress
 from serve.upstream.upstream_runner import UpstreamRunner
 from serve.upstream.upstream_set import UpstreamSet
 from tests.support.fakes import FakeDecoder, letters
+from tests.support.serving import AS_GIVEN
 from turbopilot.cluster.engine_replica import EngineReplica
 from turbopilot.cluster.front_replica import FrontReplica
 from turbopilot.cluster.roles import Role
@@ -52,7 +53,9 @@ class DelayedEngine(EngineReplica):
         decoder = DelayedDecoder(role.settings["delay"], n_seq)
         options = EngineOptions(n_slots=n_seq, random_seed=0, drafts=False, looks_ahead=False)
         info = _info(n_seq)
-        model = PooledModel(info, 1, lambda: host(Engine(decoder, options), name=info.name))
+        model = PooledModel(
+            info, 1, lambda: host(Engine(decoder, options), name=info.name, text=AS_GIVEN)
+        )
         return ModelPool([model], memory=1), ServerOptions(Path())
 
 
@@ -68,7 +71,7 @@ class FakeRevision(UpstreamRevision):
 
         def load() -> CompletionService:
             upstreams.start()
-            return CompletionService(runner, tokenizer, info)
+            return CompletionService(runner, tokenizer, info, text=AS_GIVEN)
 
         return ModelPool([PooledModel(info, 1, load)], memory=1), upstreams, ServerOptions(Path())
 

@@ -78,7 +78,9 @@ def test_wait_for_replicas_ends_when_they_are_there() -> None:
     board = board_of("an application")
     assert board is board_of("an application")
     found: list[Any] = []
-    waiter = threading.Thread(target=lambda: found.append(board.wait_for(2, 60)))
+    waiter = threading.Thread(
+        target=lambda: found.append(board.wait_until(lambda found: len(found) == 2, 60))
+    )
     waiter.start()
     board.put([{"url": "a"}])
     board.put([{"url": "a"}, {"url": "b"}])
@@ -89,4 +91,4 @@ def test_wait_for_replicas_ends_when_they_are_there() -> None:
 def test_wait_for_missing_replicas_returns_those_that_run() -> None:
     board = ReplicaBoard()
     board.put([{"url": "a"}])
-    assert board.wait_for(2, 0.0) == ({"url": "a"},)
+    assert board.wait_until(lambda found: len(found) == 2, 0.0) == ({"url": "a"},)

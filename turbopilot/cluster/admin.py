@@ -139,7 +139,8 @@ def _state(application: str, deployment: str) -> DeploymentState | None:
     running: tuple[Mapping[str, Any], ...] = ()
     if n_running := replicas.get("RUNNING", 0):
         call = subscribe(deployment, application)
-        running = board_of(application).wait_for(n_running, _ANSWER_SECONDS)
+        board = board_of(application)
+        running = board.wait_until(lambda found: len(found) >= n_running, _ANSWER_SECONDS)
         call.cancel()
     return DeploymentState(
         str(found.status.value),

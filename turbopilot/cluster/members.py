@@ -38,10 +38,10 @@ class ReplicaBoard:
             found = self._found
         tell(found)
 
-    def wait_for(self, n: int, timeout: float) -> Metadata:
-        """Return the replicas as soon as there are `n`, or those that there are after `timeout` seconds."""
+    def wait_until(self, holds: Callable[[Metadata], bool], timeout: float) -> Metadata:
+        """Return the replicas once the condition holds for them, or those that there are after `timeout` seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._found) >= n, timeout)
+            self._changed.wait_for(lambda: holds(self._found), timeout)
             return self._found
 
 
