@@ -30,13 +30,13 @@ from rich.table import Table
 PLAIN_MS, TOKEN_MS = 1.5, 0.1
 # The bundled model repeats this line until `max_tokens`.
 PROMPT = "import argparse\n\n\ndef parse_args():\n    parser = argparse.ArgumentParser()\n    "
-HEAD = "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n"
+HEAD = "POST {} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n"
 
 
-def client(port: int, n: int, body: dict[str, object], tell: Connection) -> None:
+def client(port: int, n: int, path: str, body: dict[str, object], tell: Connection) -> None:
     """Send `n` requests; send the seconds of each and the number of frames of the last response to `tell`."""
     data = json.dumps(body).encode()
-    request = HEAD.format(len(data)).encode() + data
+    request = HEAD.format(path, len(data)).encode() + data
     seconds: list[float] = []
     connection: socket.socket | None = None
     for _ in range(n):
@@ -68,11 +68,13 @@ def _is_whole(answer: bytes) -> bool:
     return len(body) >= int(length.partition(b":")[2])
 
 
-def over_http(port: int, n: int, body: dict[str, object]) -> tuple[float, int]:
+def over_http(
+    port: int, n: int, body: dict[str, object], path: str = "/v1/completions"
+) -> tuple[float, int]:
     """Return the median seconds of a request, and the number of frames of a stream."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=client, args=(port, n, body, theirs)
+        target=client, args=(port, n, path, body, theirs)
     )
     process.start()
     seconds, frames = ours.recv()

@@ -97,6 +97,8 @@ class UpstreamProgress:
             raise Misspelled
         if not (data.startswith(self._rest) or self._rest.startswith(data)):
             raise Misspelled
+        if len(data) > len(self._rest) and not data.strip(b" \t"):
+            raise Misspelled  # the editor has indented to the cursor
         new = data[len(self._rest) :]
         self._rest = self._rest[len(data) :]
         if not new:

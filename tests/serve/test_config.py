@@ -150,6 +150,12 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "model-memory": ('"2GB"', "2GB", lambda o: o.pool.memory, 2 * 10**9),
     "idle-unload": ("0.5", "0.5", lambda o: o.pool.idle, 30.0),
     "lora-switch": ("true", "1", lambda o: o.adapters.can_switch, True),
+    "upstream": (
+        '["http://a:1/v1", "http://b:2"]', "http://a:1,http://b:2", lambda o: [a.name for a in o.upstream.addresses],
+        ["http://a:1", "http://b:2"],
+    ),
+    "upstream-model": ('"m"', "m", lambda o: o.upstream.model, "m"),
+    "upstream-key": ('"k"', "k", lambda o: o.upstream.key, "k"),
 }  # fmt: skip
 
 

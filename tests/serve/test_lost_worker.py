@@ -9,6 +9,7 @@ import pytest
 
 from serve.engine import Engine
 from serve.models.loading import host
+from serve.runner import EngineRunner
 from serve.runner.compute_lock import ComputeLock
 from tests.serve.test_runner import request
 from tests.support.fakes import FakeDecoder
@@ -89,11 +90,13 @@ def test_requests_end_while_the_engine_waits_forever() -> None:
 def test_service_of_a_lost_worker_is_failed_and_not_freed() -> None:
     freed: list[bool] = []
     service = host(Engine(FakeDecoder()), free=lambda: freed.append(True))
-    service.runner.abandon(loss_of(["a:1"], MESSAGE))
+    runner = service.runner
+    assert isinstance(runner, EngineRunner)
+    runner.abandon(loss_of(["a:1"], MESSAGE))
     assert service.status.state == "failed"
     assert "a:1" in service.status.reason
     service.close()
     assert not freed
-    service.runner.is_lost = False
+    runner.is_lost = False
     service.close()
     assert freed
