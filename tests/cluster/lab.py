@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds; only a failing test waits that long
 NODE = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1", "num_cpus": 4}
 _ENVIRONMENT = {
-    "PYTHONPATH": str(ROOT),  # of Ray's workers
+    "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "scripts"))),  # of Ray's workers
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only
     "RAY_AUTH_MODE": "disabled",  # else Ray writes a token to the home folder
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
@@ -45,12 +45,20 @@ class RayLab:
     def add_node(self) -> None:
         self.nodes.append(self._cluster.add_node(**NODE))
 
-    def deploy(self, name: str, role: Role, size: Size, *, waits: bool = True) -> None:
+    def deploy(
+        self,
+        name: str,
+        role: Role,
+        size: Size,
+        *,
+        engine: type[DelayedEngine] = DelayedEngine,
+        waits: bool = True,
+    ) -> None:
         """Deploy fake engines, and a front if there is none yet."""
         from ray import serve
 
         plan = ClusterPlan(role, size, Door(port=0), name)
-        engines = engine_application(plan, DelayedEngine, surges=bool(size.surge))
+        engines = engine_application(plan, engine, surges=bool(size.surge))
         if not waits:
             serve._run(engines, name=name, route_prefix=None, _blocking=False)
             return
