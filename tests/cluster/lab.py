@@ -74,7 +74,11 @@ class RayLab:
 
     def port(self, name: str) -> int:
         """Return the front's port once it answers."""
+        from ray import serve
+
         application = front_name(name)
+        while serve.status().applications[application].status != "RUNNING":
+            pass  # each look is a round trip through Ray
         self._calls.append(subscribe(FRONT, application))
         (front,) = board_of(application).wait_until(bool, PATIENCE)
         self.wait_for_revision(name, None)

@@ -10,11 +10,13 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.clients.exchange import Got, Sent
 from tests.clients.readers import reader_of
 from tests.cluster.fixed_delay import DelayedDecoder, delayed_role
 from tests.cluster.lab import PATIENCE, Load, RayLab, ray_lab, urls
+from tests.cluster.test_kuberay import manifest
 from tests.serve.test_editors import CAPTURED, replay
 from tests.support.serving import AS_GIVEN, flask_client
 from turbopilot.cluster.members import Metadata
@@ -120,6 +122,23 @@ def test_queue_adds_engines(lab: RayLab) -> None:
     load.check()
     assert load.failed == []
     lab.delete("queue")
+
+
+def test_configuration_file_deploys_the_same(lab: RayLab, demo_gguf: Path) -> None:
+    """Deploy what KubeRay's RayService sends to Ray."""
+    from ray.serve.context import _get_global_client
+    from ray.serve.schema import ServeDeploySchema
+
+    service, _ = manifest()
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    engines, front = (a["args"] for a in config["applications"])
+    engines |= {"model": str(demo_gguf), "num_gpus": 0, "num_cpus": 1, "options": {"ctx": 512}}
+    front |= {"host": "127.0.0.1", "port": 0}
+    _get_global_client().deploy_apps(ServeDeploySchema(**config))
+    port = lab.port("turbopilot")
+    body = {"prompt": "def add(a, b):\n    return", "max_tokens": 8}
+    assert send(port, Sent("", "POST", "/v1/completions", {}, body)).status == 200
+    lab.delete("turbopilot")
 
 
 def test_bundled_model_is_deployed_shown_and_deleted(lab: RayLab, demo_gguf: Path) -> None:
