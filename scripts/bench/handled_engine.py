@@ -21,7 +21,7 @@ class HandledEngine(DelayedEngine):
         """Return the response to a request."""
         response = self._client.post("/v1/completions", json=body)
         assert response.status_code == 200, response.data
-        return response.data
+        return bytes(response.data)
 
     def stream(self, body: dict[str, Any]) -> Iterator[bytes]:
         """Yield the events of a streamed response."""

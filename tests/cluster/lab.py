@@ -135,7 +135,7 @@ def expected_text(prompt: str, n: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Streamed:
-    """What a client got: text, an error of the stream or of the request, and the finish reason."""
+    """Result of a client: text, an error of the stream or of the request, and the finish reason."""
 
     prompt: str
     text: str

@@ -1,4 +1,4 @@
-"""`turbopilot cluster` where Ray is not installed."""
+"""`turbopilot cluster` without Ray."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which engines a front sends requests to, and when it changes to a new revision."""
+"""Engines that a front sends requests to, and its change to a new revision."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def test_newest_role_is_that_of_the_last_deployment() -> None:
         (engines(a=2), 2, False),
     ],
 )
-def test_front_switches_when_new_engines_are_no_fewer(
+def test_front_switches_when_as_many_engines_are_new(
     members: Members, current: int | None, switches: bool
 ) -> None:
     assert should_switch(members, current, 2) is switches
 
 
-def test_board_tells_only_changes_of_ready_replicas() -> None:
+def test_listener_gets_only_changes_of_ready_replicas() -> None:
     told: list[Any] = []
     board = ReplicaBoard()
     board.put([{"url": "a"}])

@@ -58,7 +58,7 @@ def test_policy_keeps_the_target_while_no_engine_runs() -> None:
 
 
 def test_policy_needs_only_the_standard_library() -> None:
-    """Ray copies the module into its controller, which may run where TurboPilot is not installed."""
+    """Ray copies the module into its controller, whose machine may not have TurboPilot."""
     tree = ast.parse(inspect.getsource(scaling))
     names = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     names |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}

@@ -1,4 +1,4 @@
-"""Settings of replicas: checked where they are given, read again on each node."""
+"""Settings of replicas, checked by `cluster deploy` and read again on each node."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_known_model_keeps_its_name() -> None:
     [(Size(num_cpus=4), {}, 4), (Size(num_cpus=0.5), {}, 1), (Size(), {"threads": 8}, 8)],
 )
 def test_engine_has_a_thread_for_each_processor(
-    size: Size, given: dict[str, int], threads: int
+    size: Size, given: dict[str, Any], threads: int
 ) -> None:
     assert settings(size=size, **given)["threads"] == threads
 
@@ -52,7 +52,7 @@ def test_key_of_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", ["host", "port", "upstream", "models"])
 def test_options_of_the_cluster_are_refused(name: str) -> None:
     with pytest.raises(InvalidInput, match=name):
-        settings(**{name: "x"})
+        make_settings("", {name: "x"}, Size(), lambda _: None)
 
 
 def test_wrong_value_is_refused_before_the_deployment() -> None:

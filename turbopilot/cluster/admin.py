@@ -105,15 +105,21 @@ def _run(application: Any, name: str, what: str) -> None:
 
     try:
         serve.run(application, name=name, route_prefix=None)
-    except RuntimeError as e:
+    except RuntimeError:
+        told = serve.status().applications[name].deployments[what].message
         raise ServeError(
-            f"the {what} of {name} cannot start: {e}",
-            hint="see turbopilot cluster status, and Ray's logs in /tmp/ray/session_latest/logs/serve",
+            f"the {what} of {name} cannot start: {_last_line(told)}",
+            hint="see Ray's logs on the nodes, in /tmp/ray/session_latest/logs/serve",
         ) from None
 
 
+def _last_line(text: str) -> str:
+    """Return the error of a traceback."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "unknown")
+
+
 def _door(name: str) -> Door | None:
-    """Return where the running fronts of an application listen; None if there are none."""
+    """Return the `Door` of the running fronts of an application; None if there are none."""
     from ray import serve
 
     found = serve.status().applications.get(front_name(name))

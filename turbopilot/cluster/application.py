@@ -15,6 +15,7 @@ HEALTH_SECONDS: Final = 5.0  # between two health checks; a lost process is noti
 UPSCALE_SECONDS: Final = 5.0
 DOWNSCALE_SECONDS: Final = 300.0
 LOOK_BACK_SECONDS: Final = 10.0  # open requests are averaged over this time
+MOST_STARTS: Final = 3  # of one engine, if it fails, until a deployment has failed
 HEAD: Final = "node:__internal_head__"  # a resource that Ray gives the head node
 
 
@@ -36,6 +37,7 @@ def engine_application(
         name=ENGINE,
         **_number(size),
         ray_actor_options={"num_cpus": size.num_cpus, "num_gpus": size.num_gpus},
+        max_constructor_retry_count=MOST_STARTS,
         max_surge_percent=25 if surges else 0,  # rounded up: at least one more
         graceful_shutdown_timeout_s=STOP_SECONDS,
         health_check_period_s=HEALTH_SECONDS,

@@ -28,7 +28,7 @@ class FrontReplica:
 
     Args:
         application: name of the engines' application in Ray Serve.
-        door: where to listen.
+        door: address and port to listen on.
     """
 
     def __init__(self, application: str, door: Door) -> None:
@@ -51,7 +51,7 @@ class FrontReplica:
         return {"url": self._http.url}
 
     def describe(self) -> dict[str, Any]:
-        """Return where fronts listen, the revision that answers, and why a newer one does not."""
+        """Return the door, the revision that answers, and why a newer one does not."""
         found = {"door": asdict(self._door), "revision": self._switch.revision}
         return {**found, "failure": self._switch.failure}
 

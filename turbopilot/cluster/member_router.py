@@ -1,8 +1,8 @@
-"""Ray Serve's request router for engines and fronts, which tells a process which of them run.
+"""Ray Serve's request router for engines and fronts, which reports to a process which of them run.
 
 Ray calls `update_replicas` in each process that holds a handle of the deployment, whenever a replica starts to run,
-leaves, or is lost with its node. Ray copies this module into other processes, so it imports the boards where it uses
-them: a copy of the module would have boards of its own.
+leaves, or is lost with its node. Ray copies this module into other processes, so its method imports
+the boards: a copy of the module would have boards of its own.
 
 Source: docs.ray.io, "Use custom algorithm for request routing"; `ray.serve.request_router`.
 """

@@ -21,7 +21,7 @@ class ReplicaBoard:
         self._tell: Callable[[Metadata], None] = lambda _: None
 
     def put(self, found: Iterable[Mapping[str, Any]]) -> None:
-        """Replace the replicas, and tell the listener if they have changed."""
+        """Replace the replicas, and call the listener if they have changed."""
         ready = tuple(m for m in found if m)  # a replica that still starts has none
         with self._changed:
             if ready == self._found:

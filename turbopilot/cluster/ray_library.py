@@ -34,9 +34,10 @@ def load_ray() -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
+    import ray.serve  # sets up its logger
 
-    # The progress of a deployment is shown by `cluster status`.
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    # `cluster status` shows what matters to a user.
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     return ray
 
 
@@ -49,7 +50,7 @@ def node_address() -> str:
 
 
 def subscribe(deployment: str, application: str) -> Any:
-    """Make Ray tell this process which replicas of a deployment run (see `MemberRouter` and `board_of`).
+    """Make Ray report to this process which replicas of a deployment run (see `MemberRouter` and `board_of`).
 
     A handle begins to listen with its first call, which waits for a replica. Return that call; keep it, and take the
     result of `describe` from it if it is wanted.

@@ -1,4 +1,4 @@
-"""What each replica of a cluster is told when it starts: plain values, which Ray sends to other machines."""
+"""Plain values that Ray sends to the replicas on other machines: role, size and address."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_NAME: Final = "turbopilot"
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """What an engine serves. A front frames prompts with the same settings as the engines that it sends them to.
+    """Settings that an engine serves. A front frames prompts with the same settings as the engines that it sends them to.
 
     Attributes:
         settings: options of `turbopilot serve` by the names of its parameters, `model` among them.
@@ -75,11 +75,11 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where fronts listen.
+    """Address of the fronts.
 
     Attributes:
         port: 0 picks a free port on each node.
-        fronts: number of nodes with a front. A single front runs on the head node, where its address stays the same.
+        fronts: number of nodes with a front. A single front runs on the head node, so that its address stays the same.
     """
 
     host: str = "127.0.0.1"

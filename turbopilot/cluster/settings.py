@@ -1,4 +1,4 @@
-"""The options of a replica's server: checked where they are given, and read again on each node."""
+"""The options of a replica's server, checked by the deploying machine and read again on each node."""
 
 from __future__ import annotations
 

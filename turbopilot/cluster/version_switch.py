@@ -19,7 +19,7 @@ RETRY_SECONDS: Final = 5  # told to clients while no engine runs
 
 
 class ServedRevision(Protocol):
-    """What answers the requests for one revision: the WSGI application of a server before engines."""
+    """Server of one revision: a WSGI application whose completions engines compute."""
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer a request."""

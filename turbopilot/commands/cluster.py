@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 # fmt: off
 _Address = Annotated[str, typer.Option(
     "--address", envvar="RAY_ADDRESS", metavar="ADDRESS",
-    help="Ray cluster: auto for the one that this machine belongs to, HOST:PORT, or local for one on this machine alone, "
-    "which `deploy` starts and ends.",
+    help="Ray cluster: auto for the one that this machine belongs to, HOST:PORT, or local for one on this machine "
+    "alone, which deploy starts and ends.",
 )]
 _Name = Annotated[str, typer.Option("--name", help="Name of the application in Ray Serve.")]
 
