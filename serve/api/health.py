@@ -73,8 +73,8 @@ class DeviceHealth(TypedDict):
 class UpstreamHealth(TypedDict):
     """State of an engine that computes completions elsewhere (`--upstream`), by its URL.
 
-    "ejected": it fails or is slow, and gets no requests for a while; "probing": it gets one; "down": it does not answer,
-    for this `reason`. `outcomes` counts requests by how they ended there.
+    "ejected": it fails or is slow, and gets no requests for a while; "probing": it gets one; "down": it does not
+    answer, for this `reason`. `outcomes` counts requests by how they ended there.
     """
 
     name: str

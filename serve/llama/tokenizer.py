@@ -33,8 +33,10 @@ class LlamaTokenizer:
         # A FIM token begins a new document, so generating one ends this completion.
         framing = self.fim.ends if self.fim else frozenset()
         self.tokenize = model.tokenize
-        # Cached because they are called for every token. Special tokens have no text.
-        self.piece = cache(lambda token: b"" if token in framing else model.piece(token))
+        # Cached because they are called for every token. Special tokens have no text, nor have ids of no token, for
+        # which llama.cpp would abort: an upstream may send any.
+        known = range(model.n_vocab)
+        self.piece = cache(lambda t: model.piece(t) if t in known and t not in framing else b"")
         self.named_piece = partial(model.piece, special=True)
         self.is_eog = cache(lambda token: token in framing or model.is_eog(token))
 

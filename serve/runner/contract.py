@@ -1,4 +1,4 @@
-"""What the server uses of a runner, which computes here (`EngineRunner`) or elsewhere (`UpstreamRunner`)."""
+"""Interface of a runner, which computes here (`EngineRunner`) or elsewhere (`UpstreamRunner`)."""
 
 from __future__ import annotations
 

@@ -133,6 +133,11 @@ class Generation:
         return range(self.first_id, self.first_id + len(self.requests))
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all events are delivered together."""
+        return self._whole
+
+    @property
     def is_finished(self) -> bool:
         """Whether the terminal event of every request has been taken."""
         return not self._n_untaken

@@ -5,7 +5,7 @@ ring     consistent hashing
 health   ejection of upstreams that fail or are slow
 retry    the tries of one request
 
-address, client      where an upstream is, and connections to it
+address, client      the URL of an upstream, and connections to it
 dialect, *_dialect   each engine's requests and answers
 probe, member        what an upstream is, and its state
 upstream_set         all of them, and the thread that checks them

@@ -119,7 +119,7 @@ class EngineStream:
             OSError, http.client.HTTPException: there is no response; TimeoutError if it takes too long.
         """
         if connection := self._client.take():
-            # The upstream may have closed it while it was idle: that is no failure.
+            # The upstream may have closed it while it was idle, which is not a failure.
             with suppress(
                 ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest
             ):

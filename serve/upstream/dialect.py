@@ -1,4 +1,4 @@
-"""What differs between engines: the route, the body of a request, the events of its response, and what it lacks."""
+"""Differences between engines: the route, the body of a request, the events of its response, and what it lacks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class EngineError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What an upstream has told about itself.
+    """Facts that an upstream has reported about itself.
 
     Attributes:
         model: name of the model for its requests.
-        n_ctx: most tokens of prompt and completion; None if it does not tell.
+        n_ctx: most tokens of prompt and completion; None if it is not reported.
         slots: requests that it computes at once.
     """
 
@@ -47,11 +47,11 @@ class EnginePiece:
     Attributes:
         text: text that follows; special tokens have none.
         n_tokens: number of its tokens.
-        n_total: number of all tokens so far, if the engine tells.
-        token_ids: its tokens if the engine tells; those of an incomplete character may be missing.
+        n_total: number of all tokens so far, if the engine reports it.
+        token_ids: its tokens if the engine reports them; those of an incomplete character may be missing.
         chosen: tokens with log probabilities, if requested.
-        n_cached: prompt tokens that were in the engine's KV cache; None if it does not tell here.
-        prompt_seconds: time of prefill; None if it does not tell here.
+        n_cached: prompt tokens that were in the engine's KV cache; None if it is not reported here.
+        prompt_seconds: time of prefill; None if it is not reported here.
         finish: why the text ended; "" if it has not.
     """
 
@@ -97,7 +97,7 @@ class EngineDialect:
         heals: whether the engine can re-spell tokens.
         can: the features that it has; see `needs`.
         tokenize: route and field of its tokenizer, to compare it with ours; "" if it has none.
-        health: route that tells whether it is alive.
+        health: route whose status is 200 while it is alive.
     """
 
     engine: ClassVar[str]
@@ -123,7 +123,7 @@ class EngineDialect:
         """Return the JSON in a line of the response; END for the end, None if the line has none.
 
         Raises:
-            NotUnderstood: the line is no part of such a stream.
+            NotUnderstood: the line is not part of such a stream.
         """
         if line.startswith(b"data:"):
             return read_json(line[5:])

@@ -48,7 +48,7 @@ def respelling(healing: Healing) -> str:
 
 
 class LlamaServerDialect(EngineDialect):
-    """llama-server."""
+    """llama-server of llama.cpp."""
 
     engine = "llama-server"
     path = "/completion"

@@ -60,7 +60,7 @@ class UpstreamMember:
 
     @property
     def name(self) -> str:
-        """Its URL."""
+        """URL of the upstream."""
         return self.client.address.name
 
     @property
@@ -70,7 +70,7 @@ class UpstreamMember:
 
     @property
     def route(self) -> Upstream:
-        """What the router needs to know."""
+        """Facts for the router."""
         return Upstream(self.name, slots=self.n_slots)
 
     def check(self, tokenizer: Tokenizer) -> tuple[EngineDialect | None, str]:

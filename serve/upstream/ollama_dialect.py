@@ -24,7 +24,7 @@ _NANO: Final = 1_000_000_000
 
 
 class OllamaDialect(EngineDialect):
-    """Ollama."""
+    """Ollama's own API."""
 
     engine = "Ollama"
     path = "/api/generate"

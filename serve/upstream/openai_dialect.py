@@ -78,7 +78,7 @@ class OpenAiDialect(EngineDialect):
 
 
 class VllmDialect(OpenAiDialect):
-    """vLLM."""
+    """The API of vLLM."""
 
     engine = "vLLM"
     takes_ids = True
@@ -108,7 +108,7 @@ class VllmDialect(OpenAiDialect):
 
 
 class SglangDialect(VllmDialect):
-    """SGLang."""
+    """The API of SGLang."""
 
     engine = "SGLang"
     _exact_logprobs: ClassVar[Mapping[str, Any]] = {}
@@ -127,7 +127,7 @@ class LlamaCppPythonDialect(OpenAiDialect):
 
 
 def _cached(usage: Any) -> int | None:
-    """Return the cached prompt tokens in OpenAI's `usage`; None if it does not tell."""
+    """Return the cached prompt tokens in OpenAI's `usage`; None if it does not report them."""
     details = (usage or {}).get("prompt_tokens_details") or {}
     cached = details.get("cached_tokens")
     return cached if isinstance(cached, int) else None

@@ -1,4 +1,4 @@
-"""What an upstream is: its engine, model, context and vocabulary, asked when it is first reached."""
+"""Probe of an upstream when it is first reached: its engine, model, context and vocabulary."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _OWNERS: Final = {
     "turbopilot": TurboPilotDialect.engine, "llamacpp": LlamaServerDialect.engine, "vllm": VllmDialect.engine,
     "sglang": SglangDialect.engine, "me": LlamaCppPythonDialect.engine,
 }  # fmt: skip
-# Requests that engines compute at once by default, if they do not tell. Sources: vLLM's max_num_seqs is 256 or more;
-# SGLang's max_running_requests depends on the memory; OLLAMA_NUM_PARALLEL is 1, and so is llama-cpp-python's lock.
+# Requests that engines compute at once by default, if they do not report it. Sources: vLLM's max_num_seqs is 256 or
+# more; SGLang's max_running_requests depends on the memory; OLLAMA_NUM_PARALLEL is 1, and so is llama-cpp-python's lock.
 _SLOTS: Final = {
     VllmDialect.engine: 64, SglangDialect.engine: 64, OllamaDialect.engine: 1, LlamaCppPythonDialect.engine: 1,
 }  # fmt: skip
@@ -51,13 +51,13 @@ class ProbeFailed(Exception):
 def probe(
     client: EngineClient, tokenizer: Tokenizer, *, model: str = "", n_ctx: int | None = None
 ) -> EngineDialect:
-    """Return the dialect of an upstream, with the facts that it tells.
+    """Return the dialect of an upstream, with the facts that it reports.
 
     Args:
         client: connections to it.
         tokenizer: ours, which must be the same as its own if it takes token ids.
         model: model name for its requests; "" means the first one that it lists.
-        n_ctx: the context to assume, or to ask for, if it does not tell.
+        n_ctx: the context to assume, or to ask for, if it does not report it.
 
     Raises:
         ProbeFailed: it does not answer, is still loading, or has another model.

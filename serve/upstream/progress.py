@@ -20,7 +20,7 @@ class UpstreamProgress:
 
     Args:
         request: the request.
-        tokenizer: tells which tokens end a completion.
+        tokenizer: knows the tokens that end a completion.
         heals_here: whether the engine continues a shortened prompt, so that the text begins with the characters that it
             re-spells. False if the prompt is whole, or the engine removes them.
 

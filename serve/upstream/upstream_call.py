@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
 
 from serve.decoder import Tokenizer
-from serve.request import Event, Finished, GenerationRequest, TextDelta, Usage
+from serve.request import Finished, GenerationRequest, TextDelta, Usage
 from serve.runner.generation import Generation
 from serve.upstream.client import BROKEN, EngineStream
 from serve.upstream.dialect import (
@@ -21,24 +21,21 @@ from serve.upstream.dialect import (
     EngineError,
     EnginePiece,
     NotUnderstood,
-    error_text,
     prompt_text,
 )
 from serve.upstream.health import Outcome
 from serve.upstream.progress import Misspelled, UpstreamProgress
+from serve.upstream.try_end import TryEnd, failed, refused
 from serve.upstream.upstream_set import UpstreamTry
 from turbopilot.base.errors import (
     DeadlineExceeded,
-    InvalidRequest,
-    Overloaded,
-    TurboPilotError,
     UpstreamFailed,
 )
 
+log = logging.getLogger("turbopilot.upstream")
+
 _LEAST_WAIT: Final = 0.001  # seconds; a timeout of 0 would not wait for data that is already there
 _TAIL_SECONDS: Final = 1.0  # for the token counts that follow the last piece of text
-_BUSY: Final = (429, 503)
-_MISCONFIGURED: Final = (401, 403, 404)  # another upstream may accept the same request
 
 
 class Respelling(Enum):
@@ -55,16 +52,6 @@ class TimedText(Protocol):
 
     def __call__(self, since: float, now: float, *, is_first: bool) -> None:
         """Count one."""
-
-
-@dataclass(frozen=True, slots=True)
-class TryEnd:
-    """How a try ended: with the request's last event, or with an error, after which it may be tried elsewhere."""
-
-    outcome: Outcome
-    waited: float
-    last: Finished | None = None
-    error: TurboPilotError | None = None
 
 
 class UpstreamCall:
@@ -104,6 +91,7 @@ class UpstreamCall:
         self._until = None if self.request.deadline is None else self.began + self.request.deadline
         self._stream: EngineStream | None = None
         self.progress: UpstreamProgress | None = None
+        self._texts: list[TextDelta] = []  # those that the client does not get before the end
         self.streamed = self.is_cancelled = False
         self.how = "cancelled"
 
@@ -114,10 +102,12 @@ class UpstreamCall:
             if stream := self._stream:
                 stream.cancel()
 
-    def deliver(self, event: Event) -> None:
-        """Deliver an event to the generation."""
+    def end(self, last: Finished) -> None:
+        """Deliver the last event of the request, and the texts that were kept for it."""
+        texts = () if last.error else self._texts
         with self._lock:
-            self.generation.deliver(self.index, event)
+            for event in (*texts, last):
+                self.generation.deliver(self.index, event)
 
     @property
     def usage(self) -> Usage:
@@ -144,7 +134,8 @@ class UpstreamCall:
             return self._failed(attempt, began, str(e) or type(e).__name__)
         except (NotUnderstood, EngineError) as e:
             return self._failed(attempt, began, str(e))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as e:
+        except Exception as e:  # an answer may have anything in the place of anything
+            log.debug("an answer of %s", attempt.member.name, exc_info=e)
             reason = f"its answer is not that of {dialect.engine} ({type(e).__name__}: {e})"
             return self._failed(attempt, began, reason)
 
@@ -166,6 +157,7 @@ class UpstreamCall:
         self.progress = UpstreamProgress(
             self.request, self._tokenizer, self.began, heals_here=heals_here
         )
+        self._texts.clear()
         limit = None if attempt.limit is None else began + attempt.limit
         stream = self._stream = EngineStream(attempt.member.client)
         try:
@@ -174,7 +166,7 @@ class UpstreamCall:
             body = json.dumps(dialect.body(self._engine_call(dialect, spelling))).encode()
             status = stream.start(dialect.path, body, self._timeout(limit))
             if status != 200:
-                return self._refused(attempt, status, stream.rest(), began)
+                return refused(attempt.member.name, self._clock() - began, status, stream.rest())
             self._read(stream, dialect, limit)
             if self.progress.ended is None:
                 raise NotUnderstood("its answer ended early")
@@ -218,9 +210,14 @@ class UpstreamCall:
 
     def _send(self, delta: TextDelta) -> None:
         now = self._clock()
-        self._timed(self._last_at, now, is_first=not self.streamed)
-        self.streamed, self._last_at = True, now
-        self.deliver(delta)
+        self._timed(self._last_at, now, is_first=self._last_at == self.began)
+        self._last_at = now
+        if self.generation.is_whole:
+            self._texts.append(delta)
+            return
+        self.streamed = True
+        with self._lock:
+            self.generation.deliver(self.index, delta)
 
     def _engine_call(self, dialect: EngineDialect, spelling: Respelling) -> EngineCall:
         request, healing = self.request, self.request.healing
@@ -279,21 +276,4 @@ class UpstreamCall:
     def _failed(self, attempt: UpstreamTry, began: float, reason: str) -> TryEnd:
         if self.is_cancelled:
             return self._cancelled(began)
-        waited = self._clock() - began
-        error = UpstreamFailed(f"{attempt.member.name} failed: {reason}", hint="try again")
-        return TryEnd(Outcome.FAILED, waited, error=error)
-
-    def _refused(self, attempt: UpstreamTry, status: int, answer: bytes, began: float) -> TryEnd:
-        """End a try that was answered with an error status."""
-        waited, name = self._clock() - began, attempt.member.name
-        try:
-            found = json.loads(answer)
-            message = error_text(found.get("error") or found.get("detail") or found)
-        except (ValueError, AttributeError):
-            message = answer[:200].decode(errors="replace")
-        if status in _BUSY:
-            return TryEnd(Outcome.BUSY, waited, error=Overloaded(f"{name} is busy: {message}"))
-        if 400 <= status < 500 and status not in _MISCONFIGURED:
-            rejected = InvalidRequest(f"{name} rejected the request: {message}")
-            return TryEnd(Outcome.REJECTED, waited, error=rejected)
-        return self._failed(attempt, began, f"status {status}: {message}")
+        return failed(attempt.member.name, self._clock() - began, reason)

@@ -211,7 +211,7 @@ class UpstreamRunner:
             self._count(call, last)
             if last.reason == "cancelled":
                 self._cancel(generation, call.how)
-        call.deliver(last)
+        call.end(last)
 
     def _count(self, call: UpstreamCall, last: Finished) -> None:
         m = self.metrics

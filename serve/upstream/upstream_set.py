@@ -43,8 +43,8 @@ class UpstreamSet:
         tokenizer: tokenizer of their model.
         key: API key for all of them; "" is none.
         model: model name for their requests; "" means the first one that each lists.
-        n_ctx: context in tokens to assume for engines that do not tell.
-        slots: requests that each computes at once; None means what it tells.
+        n_ctx: context in tokens to assume for engines that do not report it.
+        slots: requests that each computes at once; None means what it reports.
         clock: returns seconds.
     """
 

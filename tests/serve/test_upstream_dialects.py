@@ -94,7 +94,7 @@ def test_omitted_sampling_fields_are_sent_as_off() -> None:
 
 @pytest.mark.parametrize("kind", ALL, ids=lambda k: k.engine)
 def test_stop_strings_are_not_sent(kind: type[EngineDialect]) -> None:
-    """Our rules find them; with an engine's own, a stop string would end the text at another place."""
+    """Find them with our own rules: an engine's rules would end the text at another place."""
     body = body_of(kind, stop=StopRules(("\n\n",), single_line=True))
     assert not body.get("stop")
     assert not body.get("options", {}).get("stop")
@@ -136,7 +136,7 @@ def test_json_schema_is_sent_without_our_own_options() -> None:
     ],
     ids=lambda v: getattr(v, "engine", None),
 )
-def test_what_an_engine_lacks_is_refused(
+def test_missing_features_of_an_engine_are_refused(
     kind: type[EngineDialect], features: tuple[str, ...]
 ) -> None:
     needing: dict[str, GenerationRequest] = {
@@ -304,7 +304,7 @@ def test_aborted_completion_is_an_error(reason: str) -> None:
 @pytest.mark.parametrize(
     "line", [b"data: {", b"data: []", b"<html>\n", b'{"a": 1}\n', b"data: {}\n"]
 )
-def test_line_that_is_no_event_is_not_understood(line: bytes) -> None:
+def test_line_without_an_event_is_an_error(line: bytes) -> None:
     with pytest.raises(NotUnderstood):
         VllmDialect(EngineFacts("")).event(line)
 
@@ -320,7 +320,7 @@ def test_prompt_as_text_has_the_names_of_its_special_tokens() -> None:
     assert prompt_text(tokenizer, tokens) == "<fim_prefix>a<fim_suffix>b<fim_middle>"
 
 
-def test_prompt_as_text_lacks_what_the_engine_adds_itself() -> None:
+def test_prompt_as_text_has_no_start_token_and_no_added_space() -> None:
     tokenizer = FakeDecoder()
     tokenizer.adds_bos = tokenizer.adds_space = True
     assert prompt_text(tokenizer, (tokenizer.start_token, *b" a b")) == "a b"

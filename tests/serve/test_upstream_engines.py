@@ -1,6 +1,6 @@
 """A front before engines that run here: another TurboPilot, llama-server and llama-cpp-python's server.
 
-The last two are skipped where they are not installed: TURBOPILOT_LLAMA_SERVER is the path of llama-server, and
+The last two are skipped if they are not installed: TURBOPILOT_LLAMA_SERVER is the path of llama-server, and
 TURBOPILOT_LLAMA_CPP_PYTHON that of a Python with `llama_cpp.server` and its packages.
 """
 
@@ -162,7 +162,7 @@ def test_prompt_scores_are_refused(turbopilot: int, demo_gguf: Path) -> None:
 
 def test_state_of_the_upstream_is_shown(turbopilot: int, demo_gguf: Path) -> None:
     url = f"http://127.0.0.1:{turbopilot}"
-    with front(demo_gguf, url) as (port, _):
+    with front(demo_gguf, url) as (port, pool):
         ask(port, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 2})
         health = json.loads(ask(port, "GET", "/health")[2])
         (shown,) = health["models"][0]["upstreams"]
@@ -170,7 +170,7 @@ def test_state_of_the_upstream_is_shown(turbopilot: int, demo_gguf: Path) -> Non
         assert shown["outcomes"]["ok"] == 1
         assert json.loads(ask(port, "GET", "/props")[2])["upstreams"] == [shown]
         metrics = ask(port, "GET", "/metrics")[2].decode()
-        label = f'{{model="turbopilot-demo",upstream="{url}"}}'
+        label = f'{{model="{pool.known[0].name}",upstream="{url}"}}'
         assert f"turbopilot_upstream_healthy{label} 1.0" in metrics
         assert f"turbopilot_upstream_requests_total{label} 1.0" in metrics
 
@@ -190,7 +190,7 @@ def test_front_without_an_upstream_starts_and_states_why_it_cannot_answer(demo_g
 def test_editors_get_the_same_completions_from_llama_server(
     turbopilot: int, demo_gguf: Path
 ) -> None:
-    """The numbers of two programs differ in their last bits, which may decide between two likely tokens."""
+    """Allow for two programs whose numbers differ in their last bits, which may decide between two likely tokens."""
     if not (binary := llama_server()):
         pytest.skip("no llama-server: set TURBOPILOT_LLAMA_SERVER")
     command = [binary, "-m", str(demo_gguf), "--port", "0", "-np", "2", "-c", "2048", "-t", "1"]

@@ -83,6 +83,7 @@ def test_only_the_tokenizer_of_a_checkpoint_is_converted(
     assert file == resolve_vocabulary("demo", Reporter())
     header = read_gguf(file)
     assert not header.tensors
+    assert header.metadata["general.name"] == "turbopilot-demo"
     key = "tokenizer.ggml.tokens"
     assert header.metadata[key] == read_gguf(demo_gguf).metadata[key]
     assert not list(certificate_lines(OPTIONS, Reporter()))

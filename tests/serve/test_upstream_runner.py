@@ -40,6 +40,8 @@ NONSENSE = {
     "busy": always({"error": {"message": "the queue is full"}}, 503),
     "an error in the stream": lambda e: (e.begin(), e.event({"error": {"message": "no"}}), e.end()),
     "a broken connection": lambda e: e.break_off(),
+    "values of other types": lambda e: (e.begin(), e.event(llama_event("x", ["y"])), e.end()),  # type: ignore[list-item]
+    "no text but an object": lambda e: (e.begin(), e.event(llama_event({}, [1])), e.end()),  # type: ignore[arg-type]
 }
 
 
@@ -135,7 +137,7 @@ def test_request_that_every_upstream_would_reject_is_not_tried_again() -> None:
 
 
 def test_nothing_that_can_be_served_is_lost_and_nothing_streamed_is_doubled() -> None:
-    """One of three upstreams dies, one answers only after that, one answers nonsense."""
+    """Let one of three upstreams die, one answer only after that, and one answer nonsense."""
     streaming, slow = Held("ab"), Held()
 
     def dying(e: EngineExchange) -> None:
@@ -167,6 +169,22 @@ def test_nothing_that_can_be_served_is_lost_and_nothing_streamed_is_doubled() ->
         served = {tuple(e.body["prompt"]) for e in late.asked("/completion")}
         assert not any(p[0] == ord("!") for p in served), "a streamed request was sent again"
         streaming.go.set()
+
+
+def test_answer_in_one_piece_is_tried_again_after_a_part_of_it_was_lost() -> None:
+    """Unlike a stream: the client has got nothing of it."""
+
+    def breaks(e: EngineExchange) -> None:
+        e.begin()
+        e.event(llama_event("lost"))
+        e.break_off()
+
+    with engines(llama_routes(breaks), llama_routes()) as both, runner_of(both) as runner:
+        for i in range(8):
+            prompt = f"{i}" * 70
+            answer = begin(runner, asked(prompt), whole=True).collect()
+            assert answer.choices[0].text == expected(prompt)
+        assert both[0].asked("/completion")
 
 
 def test_upstream_without_a_first_token_in_time_is_left_for_another(
@@ -296,7 +314,7 @@ def test_stop_cancels_all_requests() -> None:
         held.go.set()
 
 
-def test_request_goes_to_an_upstream_that_has_what_it_needs() -> None:
+def test_request_goes_to_an_upstream_with_the_features_it_needs() -> None:
     plain = llama_routes()
     plain["/v1/models"] = always({"data": [{"id": "m", "owned_by": "someone"}]})
     schema = SamplingParams(schema='{"type": "object"}')

@@ -62,7 +62,7 @@ def test_end_token_ends_the_text() -> None:
     assert (p.ended, p.n_new) == ("stop", 1)
 
 
-def test_held_back_text_is_told_at_the_end() -> None:
+def test_held_back_text_is_delivered_at_the_end() -> None:
     p = progress(asked("x", 99, stop=StopRules(("END",))))
     assert told(p, text("aE")) == "a"
     assert told(p, EnginePiece(finish="length")) == "E"
@@ -77,7 +77,7 @@ def test_time_limit_ends_the_text_after_a_line() -> None:
     assert p.ended == "length"
 
 
-def test_counts_and_times_are_those_of_the_engine_if_it_tells() -> None:
+def test_counts_and_times_of_the_engine_are_used_if_it_reports_them() -> None:
     p = progress(asked("abc", 99))
     told(p, text("a", n_cached=2, prompt_seconds=0.5), now=101)
     told(p, text("b", n_total=7), now=103)
@@ -125,7 +125,7 @@ def test_completion_that_does_not_continue_the_prompt_is_noticed(
         told(p, *pieces)
 
 
-def test_grammar_allows_what_our_sampler_allows() -> None:
+def test_grammar_allows_the_same_tokens_as_our_sampler() -> None:
     grammar = respelling(healed(b"ret", 301))
     assert grammar == r"root ::= (<[301]> | <[302]> | <[301]> ) [^\x00]*"
     parts = respelling(healed(b"ret", ord("r"), 300 + 0))

@@ -29,7 +29,14 @@ def resolve_vocabulary(model: str | None, reporter: Reporter) -> Path:
     if path.is_file() or (model != DEMO and not path.is_dir() and _is_file(model)):
         return resolve_gguf(model, reporter)
     folder = resolve_checkpoint(model, reporter, only="tokenizer")
-    return converted_vocabulary(folder, name=folder.resolve().name, reporter=reporter)
+    return converted_vocabulary(folder, name=_name(model, path), reporter=reporter)
+
+
+def _name(model: str, path: Path) -> str:
+    """Return the name that clients see: that of the folder, or of the repository."""
+    if path.is_dir():
+        return path.resolve().name
+    return "turbopilot-demo" if model == DEMO else parse_name(model).repo.rpartition("/")[2]
 
 
 def _is_file(model: str) -> bool:
