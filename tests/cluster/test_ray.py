@@ -19,6 +19,7 @@ from tests.cluster.lab import PATIENCE, Load, RayLab, ray_lab, urls
 from tests.cluster.test_kuberay import manifest
 from tests.serve.test_editors import CAPTURED, replay
 from tests.support.serving import AS_GIVEN, flask_client
+from turbopilot.base.errors import ServeError
 from turbopilot.cluster.members import Metadata
 from turbopilot.cluster.roles import ClusterPlan, Door, Role, Size
 from turbopilot.cluster.settings import make_settings
@@ -169,6 +170,11 @@ def test_bundled_model_is_deployed_shown_and_deleted(lab: RayLab, demo_gguf: Pat
     assert second.fronts
     assert second.engines.revisions == (2,)
     assert second.fronts.urls == first.fronts.urls, "the front runs on through updates"
+    assert send(port, Sent("", "POST", "/v1/completions", {}, body)).status == 200
+
+    missing = {**settings, "model": "/missing/model.gguf"}
+    with pytest.raises(ServeError, match=r"/missing/model\.gguf"):
+        admin.deploy(ClusterPlan(Role(missing, 3, "third"), size, door, "bundled"))
     assert send(port, Sent("", "POST", "/v1/completions", {}, body)).status == 200
     assert admin.delete("bundled")
     assert admin.state_of("bundled") == admin.ClusterState(None, None)

@@ -143,17 +143,18 @@ def _state(application: str, deployment: str) -> DeploymentState | None:
     told = found.deployments[deployment]
     replicas = {str(state): n for state, n in told.replica_states.items()}
     running: tuple[Mapping[str, Any], ...] = ()
+    failure = ""
     if n_running := replicas.get("RUNNING", 0):
         call = subscribe(deployment, application)
         board = board_of(application)
         running = board.wait_until(lambda found: len(found) >= n_running, _ANSWER_SECONDS)
-        call.cancel()
+        failure = call.result(timeout_s=_ANSWER_SECONDS).get("failure", "")
     return DeploymentState(
         str(found.status.value),
         replicas,
         tuple(sorted(m["url"] for m in running)),
         tuple(sorted({m["revision"] for m in running if "revision" in m})),
-        found.message or told.message,
+        found.message or told.message or failure,
     )
 
 

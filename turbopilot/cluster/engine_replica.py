@@ -16,7 +16,7 @@ from turbopilot.base.errors import ServeError
 from turbopilot.cluster.http_thread import HttpThread, load_default
 from turbopilot.cluster.members import Member
 from turbopilot.cluster.ray_library import node_address
-from turbopilot.cluster.roles import Role
+from turbopilot.cluster.roles import DRAIN_SECONDS, Role
 from turbopilot.cluster.scaling import OPEN
 from turbopilot.cluster.settings import read_role
 from turbopilot.llama.footprint import DEFAULT_PARALLEL
@@ -25,8 +25,6 @@ log = logging.getLogger("turbopilot.cluster")
 
 # Seconds that an engine still accepts requests after Ray has told the fronts that it leaves.
 LINGER_SECONDS: Final = 8.0
-# Seconds that its running requests then have. The default time limit of a request is shorter.
-DRAIN_SECONDS: Final = 130.0
 STOP_SECONDS: Final = LINGER_SECONDS + DRAIN_SECONDS + 10.0
 
 
@@ -46,7 +44,6 @@ class EngineReplica:
             options.security, api_keys=(role.key,) if role.key else (), api_key_file=None, host=host
         )
         app = create_app(self._models, options.request_defaults, security)
-        # Bound before the model is loaded: the router learns the URL when the model is ready.
         n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue
         threads = n_open + SPARE_HTTP_THREADS
         self._http = HttpThread(app, bind(host, 0), threads=threads)

@@ -11,11 +11,14 @@ from turbopilot.base.errors import InvalidInput
 ENGINE: Final = "engine"  # names of the two deployments of an application
 FRONT: Final = "front"
 DEFAULT_NAME: Final = "turbopilot"
+# Seconds that the requests of an engine or a revision that leaves have to finish. The default time limit of a request
+# is shorter.
+DRAIN_SECONDS: Final = 130.0
 
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """Settings that an engine serves. A front frames prompts with the same settings as the engines that it sends them to.
+    """Settings that an engine serves. A front frames prompts with the settings of the engines that it sends them to.
 
     Attributes:
         settings: options of `turbopilot serve` by the names of its parameters, `model` among them.

@@ -5,20 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from serve.http.app import create_app
 from serve.models import ModelPool
 from serve.settings import ServerOptions
 from serve.upstream.upstream_set import UpstreamSet
 from turbopilot.cluster.http_thread import load_default
-from turbopilot.cluster.roles import Role
+from turbopilot.cluster.roles import DRAIN_SECONDS, Role
 from turbopilot.cluster.settings import read_role
 
 log = logging.getLogger("turbopilot.cluster")
-
-# Seconds that the requests of an old revision have to finish; the default time limit of a request is shorter.
-DRAIN_SECONDS: Final = 130.0
 
 
 class UpstreamRevision:

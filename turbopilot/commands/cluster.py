@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from serve.settings import DEFAULT_PORT
+from turbopilot.base.counts import count
 from turbopilot.base.errors import ServeError
 from turbopilot.commands.serve_config import read_config
 from turbopilot.commands.verb import AsJson, takes
@@ -109,7 +110,7 @@ def deploy(given: DeployArguments) -> None:
     plan = _plan(given)
     is_local = given.address == admin.LOCAL
     with admin.connected(given.address, starts=is_local):
-        console.info(f"starting {plan.size.replicas} engines of {plan.name}")
+        console.info(f"starting {count(plan.size.replicas, 'engine')} of {plan.name}")
         admin.deploy(plan)
         for line in state_lines(admin.state_of(plan.name)):
             console.info(line)
