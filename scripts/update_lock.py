@@ -21,7 +21,10 @@ SETS: dict[str, tuple[str, tuple[str, ...]]] = {
     "verify": ("The extra `verify`, without PyTorch.", ("--extra", "verify", "pyproject.toml")),
     "dev": ("The extra `dev`.", ("--extra", "dev", "pyproject.toml")),
     "docs": ("The extra `docs`.", ("--extra", "docs", "pyproject.toml")),
+    "cluster": ("The extra `cluster`.", ("--extra", "cluster", "pyproject.toml")),
 }
+# Sets that are not installed together: each has all packages beyond those of the files before them.
+LEAVES = ("docs", "cluster")
 CUDA = re.compile(r"(cuda|nvidia)-|triton$")
 CUDA_COMMENT = (
     "CUDA for PyTorch's GPU build; installed only if the installed build of PyTorch requires it."
@@ -95,7 +98,8 @@ def update(resolve: Resolver, options: list[str]) -> None:
         special = {package for package in names if package == "torch" or CUDA.match(package)}
         own = names - written - special
         write(name, f"# {comment}\n", {package: full[package] for package in own})
-        written |= own
+        if name not in LEAVES:
+            written |= own
     cuda = {package: full[package] for package in full if CUDA.match(package)}
     write("cuda", f"# {CUDA_COMMENT}\n", cuda)
     write(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from turbopilot.base.option_values import check_limits, number_or_auto, one_of
@@ -80,6 +81,8 @@ class Option:
             return number_or_auto(called, value, self.least, self.most)
         elif self.kind in (int, float) and not self.auto:
             check_limits(called, value, self.least, self.most)
+        if self.kind is Path:  # a text, if the value did not pass through Typer
+            value = Path(value)
         return self.convert(called, value) if self.convert else value
 
 

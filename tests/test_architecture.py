@@ -23,8 +23,15 @@ MAY_IMPORT = {
     "turbopilot.llama": BELOW[:2],
     **dict.fromkeys(SIBLINGS, BELOW),
     "turbopilot.app": (*BELOW, *SIBLINGS),
-    "turbopilot.render": (*BELOW, *SIBLINGS, "turbopilot.app"),
-    "turbopilot.commands": (*BELOW, *SIBLINGS, "turbopilot.app", "turbopilot.render"),
+    "turbopilot.cluster": (*BELOW, "serve", "turbopilot.app"),
+    "turbopilot.render": (*BELOW, *SIBLINGS, "turbopilot.app", "turbopilot.cluster"),
+    "turbopilot.commands": (
+        *BELOW,
+        *SIBLINGS,
+        "turbopilot.app",
+        "turbopilot.cluster",
+        "turbopilot.render",
+    ),
     "turbopilot": (*BELOW, *SIBLINGS, "turbopilot.commands", "turbopilot.render"),
 }
 FILES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py"))
@@ -58,6 +65,7 @@ OWNERS = {
     "prometheus_client": {"serve/http/prometheus.py"},
     "rich": {"turbopilot/render/console.py"},
     "huggingface_hub": {"turbopilot/hub/"},
+    "ray": {"turbopilot/cluster/"},
 }  # fmt: skip
 
 
@@ -126,7 +134,7 @@ def test_source_files_have_at_most_300_lines() -> None:
 
 HEAVY = (
     "torch", "transformers", "llama_cpp", "gguf", "flask", "pydantic", "waitress", "prometheus_client", "numpy",
-    "huggingface_hub", "tokenizers", "llguidance",
+    "huggingface_hub", "tokenizers", "llguidance", "ray",
 )  # fmt: skip
 
 
@@ -139,7 +147,14 @@ def modules_after(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["convert", "--help"], ["serve", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["convert", "--help"],
+        ["serve", "--help"],
+        ["cluster", "deploy", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     run = (

@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.version import __version__
+from turbopilot.commands import cluster
 from turbopilot.commands.bench import bench
 from turbopilot.commands.convert import convert
 from turbopilot.commands.doctor import doctor
@@ -160,6 +161,17 @@ for _command in (
     models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect, doctor, worker,
 ):  # fmt: skip
     app.command(cls=VerbCommand, no_args_is_help=_command not in _ALONE)(_command)
+
+_cluster = typer.Typer(
+    name="cluster",
+    cls=ErrorBoundary,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Serve a model from several machines of a Ray cluster (pip install 'turbopilot[cluster]').",
+)
+for _name, _command in cluster.VERBS.items():
+    _cluster.command(_name, cls=VerbCommand)(_command)
+app.add_typer(_cluster)
 
 
 def main() -> None:

@@ -139,3 +139,18 @@ ensure_tools() {
     pip_locked tools
     echo "$wanted" >"$TOOLS/.stamp"
 }
+
+# ensure_ray: create TURBOPILOT_RAY, by default .venv/ray, with Ray Serve; its other packages are those of .venv. Sets
+# RAY_PY. Does nothing if it is up to date.
+ensure_ray() {
+    local folder=${TURBOPILOT_RAY:-$VENV/ray} wanted
+    RAY_PY=$folder/bin/python
+    wanted=$(cksum <"$ROOT/requirements/cluster.txt")
+    up_to_date "$folder/.stamp" "$wanted" && return
+    say "installing Ray Serve into $folder (about 400 MB)"
+    "$PY" -m venv --clear "$folder"
+    "$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+        >"$("$RAY_PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turbopilot_base.pth"
+    PY=$RAY_PY pip_locked cluster
+    echo "$wanted" >"$folder/.stamp"
+}

@@ -31,12 +31,16 @@ def read_into(ctx: typer.Context, path: Path | None) -> Path | None:
         InvalidInput: the file cannot be read, or a key or value is invalid; the message names file and key.
     """
     if path is not None and not ctx.resilient_parsing:
-        ctx.default_map = _defaults(path)
+        ctx.default_map = read_config(path)
     return path
 
 
-def _defaults(path: Path) -> dict[str, Any]:
-    """Return the file's values, by the names of the command's parameters."""
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the file's values, by the names of the command's parameters.
+
+    Raises:
+        InvalidInput: see `read_into`.
+    """
     options = {k: o for _, o in all_options() for k in o.keys if o.name != "models"}
     found: dict[str, Any] = {}
     for key, value in _parsed(path).items():
