@@ -86,7 +86,7 @@ def test_base_images_are_pinned_by_digest(path: Path) -> None:
         assert re.fullmatch(r"docker\.io/[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", value)
 
 
-def test_build_context_holds_what_is_copied_and_installed() -> None:
+def test_build_context_holds_every_copied_and_installed_file() -> None:
     lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     allowed = {line[1:] for line in lines if line.startswith("!")}
     assert all((ROOT / name).exists() for name in allowed)
