@@ -1,4 +1,7 @@
-"""Generate MODELS.md and pages of docs/. With --check, write nothing, but show the differences and exit with 1."""
+"""Generate MODELS.md, pages of docs/, Dockerfile.cuda and the dashboard of deploy/.
+
+With --check, write nothing, but show the differences and exit with 1.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from pathlib import Path
 
 from editors_doc import editors_md
 from generate.cli import cli_md
+from generate.cuda_image import cuda_dockerfile
+from generate.dashboard import dashboard_json
 from generate.fim import fim_md
 from generate.http_api import http_api_md
 from generate.readme import readme_md
@@ -108,6 +113,8 @@ DOCUMENTS = {
     "docs/fim.md": fim_md,
     "docs/cli.md": cli_md,
     "docs/http-api.md": http_api_md,
+    "Dockerfile.cuda": cuda_dockerfile,
+    "deploy/compose/grafana/dashboards/turbopilot.json": dashboard_json,
 }
 
 

@@ -104,19 +104,23 @@ install_torch() {
 # Return 0 if STAMP has the content WANTED.
 up_to_date() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 
+# create_venv [--clear]: create $VENV; --clear empties it first.
+create_venv() {
+    local python
+    python=$(find_python)
+    say "creating $VENV with $("$python" --version)"
+    "$python" -m venv "$@" "$VENV" || die "the virtual environment could not be created" \
+        "Debian, Ubuntu: sudo apt install python3-venv"
+}
+
 # ensure_venv EXTRAS: create .venv with turbopilot[EXTRAS], editable. Does nothing if it is up to date.
 ensure_venv() {
-    local extras=$1 python stamp wanted backend
-    python=$(find_python)
+    local extras=$1 stamp wanted backend
     backend=$(backend_info choose)
     wanted="$extras $backend $(cat "$ROOT/pyproject.toml" "$ROOT"/requirements/*.txt | cksum)"
     stamp=$VENV/.turbopilot-$extras
     up_to_date "$stamp" "$wanted" && return
-    if [ ! -x "$PY" ]; then
-        say "creating $VENV with $("$python" --version)"
-        "$python" -m venv "$VENV" || die "the virtual environment could not be created" \
-            "Debian, Ubuntu: sudo apt install python3-venv"
-    fi
+    [ -x "$PY" ] || create_venv
     "$PY" -c 'import llama_cpp' 2>/dev/null || require_compiler
     pip_locked build
     install_llama_cpp "$backend"

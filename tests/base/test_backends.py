@@ -71,6 +71,7 @@ def test_other_gpu_with_a_render_node_uses_vulkan(tmp_path: Path) -> None:
         (["libggml-cpu.so", "libggml-cuda.so"], {"cpu", "cuda"}),
         (["libggml-cpu.dylib", "libggml-metal.dylib"], {"cpu", "metal"}),
         (["libggml-cpu-haswell.so", "libggml-cpu-zen4.so"], {"cpu", "portable"}),
+        (["libggml-cpu-zen4.so", "libggml-cuda.so"], {"cpu", "cuda", "portable", "portable-cuda"}),
         ([], set()),
     ],
 )

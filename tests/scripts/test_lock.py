@@ -84,7 +84,8 @@ def test_scripts_install_with_hashes(path: Path) -> None:
     for line in text.splitlines():
         if line.startswith(("#", "pip_install() {")) or not re.search(r"pip[ _]install\b", line):
             continue
-        torch_or_ours = "--no-deps" in line and ("torch.txt" in line or "--editable" in line)
+        ours = "--editable" in line or line.endswith(" .")
+        torch_or_ours = "--no-deps" in line and ("torch.txt" in line or ours)
         assert "--require-hashes" in line or torch_or_ours, line
 
 

@@ -24,6 +24,11 @@ from turbopilot.base.graphics import AMD, APPLE, INTEL, NVIDIA, GraphicsCard, Ho
 PACKAGE: Final = "llama-cpp-python"
 # Compiled with every backend: RPC, for devices of other processes and machines, takes seconds and 190 kB.
 _ALWAYS: Final = ("-DGGML_RPC=ON",)
+_PORTABLE: Final = (
+    "-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON",
+    # llama-cpp-python does not know the libraries of each processor, and CMake would put them into bin/.
+    "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +84,10 @@ BACKENDS: Final = (
         "spirv-headers)",
     ),
     Backend("cpu", "the processor of this machine"),
+    Backend("portable", "any processor of this architecture; to copy to other machines", _PORTABLE),
     Backend(
-        "portable", "any processor of this architecture; to copy to other machines",
-        ("-DGGML_NATIVE=OFF", "-DGGML_BACKEND_DL=ON", "-DGGML_CPU_ALL_VARIANTS=ON",
-         # llama-cpp-python does not know the libraries of each processor, and CMake would put them into bin/.
-         "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib"),
+        "portable-cuda", "NVIDIA GPUs and any processor of this architecture; to copy to other machines",
+        ("-DGGML_CUDA=ON", *_PORTABLE),
     ),
 )  # fmt: skip
 BY_NAME: Final[Mapping[str, Backend]] = {b.name: b for b in BACKENDS}
@@ -151,8 +155,8 @@ def supports_gpus() -> bool:
 
 def is_built(name: str, libraries: Path) -> bool:
     """Return whether the libraries in a folder contain a backend, or "rpc"."""
-    pattern = {"portable": "*ggml-cpu-*"}.get(name, f"*ggml-{name}*")
-    return any(libraries.glob(pattern))
+    parts = {"portable": ("cpu-",), "portable-cuda": ("cpu-", "cuda")}.get(name, (name,))
+    return all(any(libraries.glob(f"*ggml-{part}*")) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ _links: Final[dict[str, tuple[WorkerLink, tuple[int, ...]]]] = {}
 
 def has_rpc() -> bool:
     """Return whether llama.cpp was compiled with RPC."""
+    start_backend()  # in a portable build, RPC is a library that this loads
     declare(ggml, _FUNCTIONS)
     return bool(ggml.ggml_backend_reg_by_name(b"RPC"))
 
