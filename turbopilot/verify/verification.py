@@ -71,7 +71,7 @@ class VerifyOptions:
     device: TorchDevice = _CPU  # runs the reference
     cache: Path | None = None  # folder for the reference's results; None to keep nothing
     placement: PlacementWish = PlacementWish(0)  # noqa: RUF009 — frozen; where the candidates' layers go
-    tensors: bool = False  # compare every tensor too; by default only if something failed
+    tensors: bool = True  # compare every row of every tensor; otherwise only norms and biases
 
 
 _DEFAULT = VerifyOptions()
@@ -179,7 +179,7 @@ def explained(
 ) -> VerifyReport:
     """Return the report with the probable causes of its failures.
 
-    Norms and biases are always compared, matrices only if that is requested or a check failed.
+    Norms and biases are always compared; matrices are too, unless `options.tensors` is false and nothing failed.
     """
     everything = options.tensors or bool(report.failures)
     tensors: tuple[TensorError, ...] = ()
@@ -193,10 +193,9 @@ def explained(
             if options.tensors:
                 raise  # otherwise the verdict depends on the logits alone
             everything = False
-    if not report.failures:
-        wrong = [t for t in tensors if t.wrong][:_NAMED]
-        lost = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong)
-        report = replace(report, failures=lost)
+    wrong = [t for t in tensors if t.wrong][:_NAMED]
+    lost = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong)
+    report = replace(report, failures=(*report.failures, *lost))
     findings = diagnose(report, header.metadata, should, tensors)
     return replace(report, tensors=tensors if everything else None, findings=tuple(findings))
 
