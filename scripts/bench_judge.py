@@ -84,7 +84,8 @@ def faulty(lab: Lab, family: str, each: int, seed: int) -> Iterator[Judged]:
     """Judge `each` files of every type, with faults drawn without repetition."""
     for type_name in TYPES:
         rng = np.random.default_rng(zlib.crc32(f"{seed} {family} {type_name}".encode()))
-        left, done = [], 0
+        left: list[str] = []
+        done = 0
         while done < each:
             left = left or [str(name) for name in rng.permutation(list(FAULTS))]
             fault = left.pop()
@@ -170,7 +171,9 @@ def show(results: list[Judged]) -> None:
             print(f"{fault:>24} (named/refused/planted): {', '.join(parts)}")
     for kind in dict.fromkeys(r.fault for r in results if r.size):
         for type_name in TYPES:
-            smallest = [r for r in results if (r.fault, r.type_name) == (kind, type_name) and r.size]
+            smallest = [
+                r for r in results if (r.fault, r.type_name) == (kind, type_name) and r.size
+            ]
             sizes_ = sorted({r.size for r in smallest}, reverse=True)
             least = None
             for size in sizes_:

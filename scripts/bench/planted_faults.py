@@ -1,7 +1,7 @@
 """Faults of random place for `bench_judge`: each is planted in the weights or in the metadata of a GGUF file.
 
-Weights are changed before they are quantized, as a wrong converter would: the changed rows of the F32 file are quantized
-and put into a copy of the sound file, so that all other bytes stay the same.
+Weights are changed before they are quantized, as a wrong converter would: the changed rows of the F32 file are
+quantized and put into a copy of the sound file, so that all other bytes stay the same.
 """
 
 from __future__ import annotations
@@ -25,7 +25,14 @@ Array: TypeAlias = npt.NDArray[np.float32]
 Plant: TypeAlias = "Callable[[PlantedFile, np.random.Generator], list[str]]"
 """Plants a fault and returns words of which a report should have at least one, or none if the fault does not apply."""
 
-_KINDS_OF_VALUE: Final = {4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 12: "<d"}  # GGUF value types
+_KINDS_OF_VALUE: Final = {
+    4: "<I",
+    5: "<i",
+    6: "<f",
+    7: "<?",
+    10: "<Q",
+    12: "<d",
+}  # GGUF value types
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +61,7 @@ class PlantedFile:
 
     def vectors(self, *ends: str) -> list[str]:
         """Return the names of the vectors that end with one of `ends`."""
-        return [
-            t.name for t in self.header.tensors if len(t.shape) == 1 and t.name.endswith(ends)
-        ]
+        return [t.name for t in self.header.tensors if len(t.shape) == 1 and t.name.endswith(ends)]
 
     def read(self, name: str) -> Array:
         """Return the exact rows, (R, C), of a tensor."""
@@ -190,9 +195,7 @@ def _heads(f: PlantedFile, rng: np.random.Generator) -> list[str]:
 
 def _expert(f: PlantedFile, rng: np.random.Generator) -> list[str]:
     names = [n for n in f.matrices() if n.endswith("_exps.weight")]
-    return (
-        _exchanged(f, str(rng.choice(names)), f.number("expert_count"), rng) if names else []
-    )
+    return _exchanged(f, str(rng.choice(names)), f.number("expert_count"), rng) if names else []
 
 
 def _layers(f: PlantedFile, rng: np.random.Generator) -> list[str]:

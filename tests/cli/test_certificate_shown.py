@@ -151,7 +151,7 @@ def test_inspect_shows_the_certificate(signed: Path, demo_q4_0: Path) -> None:
         in out
     )
     assert (
-        "Q4_0, 4,012 positions, mean KL 1.23e-03, top-1 98.70%, perplexity 12.34 → 12.56\n" in out
+        "Q4_0, 4,012 positions, mean KL 1.23e-03, top-1 98.70%, perplexity 12.34 → 12.56, rows not compared\n" in out
     )
     assert "unchanged since" in out
     found = json.loads(inspect(signed, "--json"))["certificate"]
@@ -219,7 +219,7 @@ def test_serve_shows_the_certificate_at_start(
     sign(unsigned, certificate_of(unsigned))
     assert said() == (
         "verified: against owner/name on 2026-01-02 with torch 2.9.0, llama-cpp-python 0.3.36; "
-        "Q4_0, 4,012 positions, mean KL 1.23e-03, top-1 98.70%, perplexity 12.34 → 12.56\n"
+        "Q4_0, 4,012 positions, mean KL 1.23e-03, top-1 98.70%, perplexity 12.34 → 12.56, rows not compared\n"
     )
     flip(unsigned, read_gguf(unsigned).tensors[0].offset)
     assert said() == (

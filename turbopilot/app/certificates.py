@@ -79,9 +79,10 @@ def _against(c: Certificate) -> str:
 
 
 def _figures(c: Certificate) -> str:
+    rows = f"all rows of {c.tensors:,} tensors compared" if c.tensors else "rows not compared"
     return (
         f"{_short(c.type_name)}, {c.positions:,} positions, mean KL {c.mean_kl:.2e}, top-1 {c.top1:.2%}, "
-        f"perplexity {c.reference_perplexity:.5g} → {c.candidate_perplexity:.5g}"
+        f"perplexity {c.reference_perplexity:.5g} → {c.candidate_perplexity:.5g}, {rows}"
     )
 
 

@@ -40,9 +40,11 @@ class VerifyArguments:
     text: Annotated[Path | None, typer.Option(
         help="Text file to compare the tokens of, in addition to the built-in texts.",
     )] = None
-    tensors: Annotated[bool, typer.Option(
-        "--tensors", help="Also compare every tensor, and show those with the largest errors.",
-    )] = False
+    tensors: Annotated[bool | None, typer.Option(
+        "--tensors/--no-tensors", show_default=False,
+        help="List the tensors with the largest errors; or do not compare every row of every tensor with the "
+        "checkpoint.",
+    )] = None
     report: Annotated[Path | None, typer.Option(help="Write an HTML report with plots to this file.")] = None
     sign: Annotated[bool, typer.Option(
         "--sign", help="Write the result into the metadata of files that pass. Tensors are not changed.",
@@ -93,7 +95,7 @@ def verify(given: VerifyArguments) -> None:
     )
     reports = verified.reports
     if not given.as_json:
-        show(reports)
+        show(reports, listed=given.tensors is True)
     elif len(reports) == 1:
         console.emit_json(reports[0].to_json())
     else:
@@ -128,7 +130,7 @@ def _options(given: VerifyArguments) -> VerifyOptions:
         full=given.full,
         device=TorchDevice(given.device, one_of("--dtype", given.dtype, get_args(Precision))),
         cache=cache_folder() / "reference",
-        tensors=given.tensors,
+        tensors=given.tensors is not False,
         placement=PlacementWish(
             layers_or_all("--ngl", given.n_gpu_layers), workers=parse_words(given.rpc or ())
         ),

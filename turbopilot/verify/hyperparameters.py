@@ -33,7 +33,8 @@ _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "rope.scaling.original_context_length": ("original_max_position_embeddings",),
 }
 _EPSILONS: Final = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
-_ABSENT: Final = {"rope.freq_base": 10000.0}  # llama.cpp's default (llama-model.cpp)
+# llama.cpp's default (llama-model.cpp), which is also built into the code of CodeGen and GPT-J
+_ABSENT: Final = {"rope.freq_base": 10000.0}
 
 
 def of_config(config: Mapping[str, Any]) -> dict[str, float]:
@@ -43,7 +44,7 @@ def of_config(config: Mapping[str, Any]) -> dict[str, float]:
         flat = {**(nested if isinstance(nested, Mapping) else {}), **flat}
     if "kv_lora_rank" in config:  # latent attention: llama.cpp's cache has one head
         flat["num_key_value_heads"] = 1
-    found: dict[str, float] = {}
+    found = dict(_ABSENT)
     for key, names in _FIELDS.items():
         values = (flat.get(name) for name in names)
         if numbers := [v for v in values if isinstance(v, (int, float))]:

@@ -38,8 +38,12 @@ class LevelGrid:
     """Grid of a type: the bytes of a block that hold levels, and the levels themselves."""
 
     cleared: tuple[int, int]  # bytes to zero, so that every weight gets level `lowest` or 0
-    ones: tuple[int, int, int]  # bytes to set afterwards, and their value, so that every weight gets the next level
-    levels: tuple[int, int] | tuple[float, ...]  # lowest and highest level; or a table, in units of the next level
+    ones: tuple[
+        int, int, int
+    ]  # bytes to set afterwards, and their value, so that every weight gets the next level
+    levels: (
+        tuple[int, int] | tuple[float, ...]
+    )  # lowest and highest level; or a table, in units of the next level
     rounded: float = 0  # largest multiple of an F16 number that is a scale, if levels were chosen before its rounding
     plain: bool = False  # the levels are nearest only if there was no importance matrix
 
@@ -81,7 +85,9 @@ class Misplaced:
         return cls(np.full(n_rows, -1, np.float32), np.full(n_rows, -1, np.float32))
 
 
-def misplaced(type_name: str, packed: Packed, got: Floats, values: Floats, ggml: Rounding) -> Misplaced:
+def misplaced(
+    type_name: str, packed: Packed, got: Floats, values: Floats, ggml: Rounding
+) -> Misplaced:
     """Compare the levels of rows with the nearest ones.
 
     Args:

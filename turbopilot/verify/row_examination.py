@@ -22,7 +22,9 @@ from turbopilot.verify.row_verdict import (
 from turbopilot.verify.row_words import WrongRows
 
 _EXAMINED: Final = 64  # suspicious rows that ggml quantizes again
-_SEEN: Final = 4  # other rows that it must reproduce, if the rules for files without a matrix are to be used
+_SEEN: Final = (
+    4  # other rows that it must reproduce, if the rules for files without a matrix are to be used
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def examine(measured: MeasuredTensor, values: Array, *, by_levels: bool) -> Wron
         n_rows=stored.n_rows,
         per_matrix=shape[1] if len(shape) > 2 else 0,
         columns=measured.wrong_columns(),
+        factor=1 + float(np.median(f.along / np.maximum(f.power, 1e-300))),
     )
 
 
@@ -79,7 +82,7 @@ def _again(measured: MeasuredTensor, values: Array, rows: Indices) -> Requantize
 
 
 def _is_plain(measured: MeasuredTensor, values: Array, found: Indices) -> bool:
-    """Return whether the tensor was quantized without an importance matrix: ggml reproduces rows without a suspicion."""
+    """Return whether there was no importance matrix: ggml reproduces rows of the tensor that are not suspicious."""
     n_rows = measured.stored.n_rows
     others = np.setdiff1d(np.arange(n_rows), found)
     # Rows of zeros are reproduced whatever the matrix was.

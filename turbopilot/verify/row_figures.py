@@ -22,7 +22,9 @@ Array: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Packed: TypeAlias = npt.NDArray[np.uint8]
 
-_BLOCK: Final = 1 << 18  # weights compared at once, so that the intermediate results stay in the processor's cache
+_BLOCK: Final = (
+    1 << 18
+)  # weights compared at once, so that the intermediate results stay in the processor's cache
 # Largest rounding errors: relative, and absolute near zero. F32: a few operations of a converter.
 _EXACT: Final = {"F32": (2.0**-22, 0.0), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 0.0)}
 _OF_RMS: Final = 2.0**-24  # of F32: absolute error relative to the row's root mean square
@@ -118,7 +120,9 @@ def measure(rows: StoredRows, values: Array) -> tuple[RowFigures, ColumnFigures]
         off = _least_misplaced(rows, packed, got, should)
         with np.errstate(over="ignore", invalid="ignore"):
             parts.append(_of_rows(got, should, off))
-            for total, (a, b) in zip(columns, ((should, should), (got, got), (got, should)), strict=True):
+            for total, (a, b) in zip(
+                columns, ((should, should), (got, got), (got, should)), strict=True
+            ):
                 total += np.einsum("rc,rc->c", a, b)
     joined = (np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(RowFigures))
     return RowFigures(*joined), ColumnFigures(*columns)

@@ -3,9 +3,10 @@
 Three rules, from the sharpest to the widest:
 1. Levels. A weight whose level is not the nearest one of its block is wrong; see `level_grids`. The rule is used if it
    holds in most tensors of a file: another program's quantizer, or a file quantized from a quantized one, breaks it
-   everywhere. The rules that hold only without an importance matrix are used for a tensor if ggml reproduces rows of it.
-2. Statistics. A row's error, or its factor Σ g·w / Σ w², is far from that of the tensor's other rows, and worse than what
-   ggml makes of the same row.
+   everywhere. The rules that hold only without an importance matrix are used for a tensor of which ggml reproduces
+   rows.
+2. Statistics. A row's error, or its factor Σ g·w / Σ w², is far from that of the tensor's other rows, and worse than
+   what ggml makes of the same row.
 3. Columns. The stored column does not correlate with the expected one.
 
 R rows, C columns; g are the stored values, w the expected ones.
@@ -37,20 +38,34 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 Indices: TypeAlias = npt.NDArray[np.intp]
 
 _KEEPS: Final = 0.01  # largest share of misplaced rows in a tensor that keeps the rule of levels
-_MOST_PLAIN: Final = 0.2  # largest share of rows in a tensor that may break the rules for no importance matrix
+_MOST_PLAIN: Final = (
+    0.2  # largest share of rows in a tensor that may break the rules for no importance matrix
+)
 # Limits of a row relative to the tensor: error, and deviations of the factor in standard errors. Correct files had at
 # most ... with uneven importance matrices.
 _ERROR_ROOM: Final = 4.0
 _DEVIATIONS: Final = 8.0
 _OWN_ROOM: Final = 2.5  # largest error relative to ggml's own error for the same row
-_FACTOR: Final = 0.005  # smallest deviation of a factor that counts, in addition to half of the type's noise
+_FACTOR: Final = (
+    0.005  # smallest deviation of a factor that counts, in addition to half of the type's noise
+)
 _ALIKE: Final = 0.5  # smallest correlation of a stored column with the expected one
 _MOST_COLUMNS: Final = 8
 _FEW_ROWS: Final = 64  # fewer rows tell nothing about the correlation of columns
 # Types of which ggml aborts without a matrix. Source: ggml.c, ggml_quantize_requires_imatrix.
 _NEED_MATRIX: Final = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
 # Without nearest levels and without signs of all weights, columns of little importance may be lost.
-_COARSE: Final = ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0")
+_COARSE: Final = (
+    "IQ1_S",
+    "IQ1_M",
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ3_XXS",
+    "TQ1_0",
+    "TQ2_0",
+    "Q1_0",
+    "Q2_0",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +77,18 @@ class Requantized:
     along: Doubles  # (R,) Σ (ĝ − w)·w
 
     @classmethod
-    def of(cls, packed: npt.NDArray[np.uint8], values: Array, type_name: str, ggml: Rounding) -> Requantized:
+    def of(
+        cls, packed: npt.NDArray[np.uint8], values: Array, type_name: str, ggml: Rounding
+    ) -> Requantized:
         """Quantize expected rows, (R, C), and compare them with the stored bytes."""
         flat = np.ones(values.shape[1], np.float32) if type_name in _NEED_MATRIX else None
         values = np.ascontiguousarray(values)
         again = ggml.packed(values, type_name, flat)
         equal: Mask = (again == packed).all(axis=1)
-        for rounded in (to_f16, to_bf16):  # the checkpoint may be more exact than the file that was quantized
+        for rounded in (
+            to_f16,
+            to_bf16,
+        ):  # the checkpoint may be more exact than the file that was quantized
             odd = np.flatnonzero(~equal)
             other = ggml.packed(rounded(values[odd]), type_name, flat)
             equal[odd] = (other == packed[odd]).all(axis=1)
@@ -83,7 +103,9 @@ def keeps_levels(f: RowFigures) -> bool:
 
 def suspects(f: RowFigures, type_name: str, *, by_levels: bool) -> Mask:
     """Return the rows to examine. If `by_levels`, the rule of levels is used."""
-    found: Mask = (f.always > 0) if by_levels or type_name in FLOATS else np.zeros(len(f.power), bool)
+    found: Mask = (
+        (f.always > 0) if by_levels or type_name in FLOATS else np.zeros(len(f.power), bool)
+    )
     if type_name in FLOATS:
         return found
     return found | plain_suspects(f) | _by_error(f, type_name) | _by_factor(f, type_name)
@@ -111,7 +133,13 @@ def _by_factor(f: RowFigures, type_name: str) -> Mask:
 
 
 def wrong_rows(
-    f: RowFigures, rows: Indices, again: Requantized, type_name: str, *, by_levels: bool, plain: bool
+    f: RowFigures,
+    rows: Indices,
+    again: Requantized,
+    type_name: str,
+    *,
+    by_levels: bool,
+    plain: bool,
 ) -> Mask:
     """Return which of the examined rows are wrong.
 

@@ -13,6 +13,7 @@ Indices: TypeAlias = npt.NDArray[np.intp]
 
 _ALIKE: Final = 0.8  # correlation of a row that another row holds
 _LISTED: Final = 3
+_FEW: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +26,24 @@ class WrongRows:
     n_rows: int  # R
     per_matrix: int  # rows of each matrix of a stack; 0 if the tensor is a single matrix
     columns: Indices
+    factor: float  # usual factor of the tensor's rows, Σ g·w / Σ w²
 
     @property
     def any(self) -> bool:
         """Whether a row or a column is wrong."""
         return bool(len(self.rows) or len(self.columns))
+
+    @property
+    def few(self) -> bool:
+        """Whether it is not the whole tensor that is wrong: a few columns, rows, or entries of a vector."""
+        n = len(self.entries) if self.n_rows == 1 else len(self.rows)
+        return bool(len(self.columns)) or 0 < n <= _FEW
+
+    @property
+    def entries(self) -> Indices:
+        """Wrong entries of a vector, the only row."""
+        delta = np.nan_to_num(np.abs(self.got[0] - self.values[0]), nan=np.inf)
+        return np.flatnonzero(delta > 1e-6 * max(1e-30, float(np.abs(self.values[0]).max())))
 
 
 def describe(wrong: WrongRows, expected: Array, type_name: str) -> tuple[str, str]:
@@ -46,7 +60,7 @@ def describe(wrong: WrongRows, expected: Array, type_name: str) -> tuple[str, st
     if held := _held(wrong, expected):
         return "moved_rows", held
     first = int(wrong.rows[0])
-    words = f"{_row(first, wrong.per_matrix)} of {wrong.n_rows:,} {_how(wrong.got[0], wrong.values[0])}"
+    words = f"{_row(first, wrong.per_matrix)} of {wrong.n_rows:,} {_how(wrong.got[0], wrong.values[0], wrong.factor)}"
     n = len(wrong.rows) - 1
     more = f" (and {n:,} more row{'s' if n > 1 else ''})" if n else ""
     cause = "scaled" if "multiplied" in words or "negated" in words else "rows"
@@ -65,11 +79,11 @@ def _numbers(found: Indices) -> str:
 
 def _entries(wrong: WrongRows) -> tuple[str, str]:
     """Describe the wrong entries of a vector."""
-    delta = np.nan_to_num(np.abs(wrong.got[0] - wrong.values[0]), nan=np.inf)
-    at = np.flatnonzero(delta > 1e-6 * max(1e-30, float(np.abs(wrong.values[0]).max())))
-    i = int(delta.argmax())
-    words = f"entry {i:,} is {wrong.got[0, i]:.6g}, not {wrong.values[0, i]:.6g}"
-    return "entries", words + (f" (and {len(at) - 1:,} more)" if len(at) > 1 else "")
+    got, should = wrong.got[0], wrong.values[0]
+    i = int(np.nan_to_num(np.abs(got - should), nan=np.inf).argmax())
+    n = len(wrong.entries) - 1
+    more = f" (and {n:,} more)" if n > 0 else ""
+    return "entries", f"has {got[i]:.6g} instead of {should[i]:.6g} in entry {i:,}{more}"
 
 
 def _held(wrong: WrongRows, expected: Array) -> str:
@@ -91,18 +105,19 @@ def _held(wrong: WrongRows, expected: Array) -> str:
     return f"holds {theirs} in place of {mine}" + (f" (and {n - 1:,} more)" if n > 1 else "")
 
 
-def _how(got: Array, should: Array) -> str:
-    """Describe how one row differs from the expected one."""
+def _how(got: Array, should: Array, usual: float) -> str:
+    """Describe how one row differs from the expected one; `usual` is the factor of the tensor's rows."""
     power = max(1e-30, float(should @ should))
-    factor = float(got @ should) / power
-    rest = float(np.square(got - factor * should).sum()) / power
+    whole = float(got @ should) / power
+    factor = whole / (usual or 1.0)
+    rest = float(np.square(got - whole * should).sum()) / power
     error = float(np.square(got - should).sum()) / power
     if abs(factor + 1) < 0.1:
         return "is negated"
     if not np.isfinite(error):
         return "contains NaN or infinite values"
-    # A factor explains a row if what remains is far less, or no more than quantization leaves.
-    if abs(factor - 1) > 3e-3 and (rest < error / 4 or (factor - 1) ** 2 > rest / 16):
+    # A factor is certain if it is far larger than its error, of the rest's power divided by the number of weights.
+    if abs(factor - 1) > max(1e-5, 5 * (rest / len(got)) ** 0.5):
         return f"is multiplied by {factor:.4g}"
     delta = np.abs(got - should)
     i = int(delta.argmax())

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from turbopilot.base.progress import Progress, silent
-from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 from turbopilot.verify.criteria import WEIGHT_NOISE
 from turbopilot.verify.row_examination import MeasuredTensor, examine, holds_levels
 from turbopilot.verify.row_figures import StoredRows, measure
-from turbopilot.verify.row_words import WrongRows, describe
+from turbopilot.verify.row_words import describe
 from turbopilot.verify.tensor_faults import Array, Order, Suspect, corner, fault
 
 if TYPE_CHECKING:
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 _ROOM: Final = 3.0
 # Rounding errors of the unquantized types: F32 keeps 24 significant bits, F16 11, BF16 8.
 _EXACT: Final = {"F32": 1e-14, "F16": 2e-7, "BF16": 1e-5}
-_FEW: Final = 8  # wrong rows that are described one by one, before a cause for the whole tensor is sought
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +40,9 @@ class TargetTensor:
     source: str  # names of the checkpoint tensors that it comes from
     order: Order | None  # source row of each row; None if in the source's order
     read: Callable[[], Array]  # returns its values
-    noise: float = 0.0  # relative error power of the values; rows are compared only if they are exact
+    noise: float = (
+        0.0  # relative error power of the values; rows are compared only if they are exact
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,48 +98,42 @@ def tensor_errors(
     If `only_vectors`, skip matrices. Norms and biases are small and stored unrounded, so a lost one is found here
     whatever the type of the file, while the logits of a file with few bits hardly show it.
     """
-    from turbopilot.llama.rounding import Rounding
-
-    ggml = Rounding()
     infos = {t.name: t for t in header.tensors if not only_vectors or len(t.shape) == 1}
     wanted = {t.name: t for t in target.tensors if not only_vectors or len(t.shape) == 1}
-    corners = {}
+    corners, measured = {}, {}
     found = []
-    measured: dict[str, MeasuredTensor] = {}
+    ggml = _ggml()
     for i, (name, should) in enumerate(wanted.items()):
         progress(i, len(wanted), f"tensor {name}")
         values = should.read()
         corners[name] = corner(values)
-        if not (info := infos.get(name)):
-            error = _unmeasured(name, "", should.shape, should.source)
-            found.append(replace(error, cause="missing", detail="is missing from the file"))
-        elif info.shape[::-1] != should.shape:
-            shape = info.shape[::-1]
-            error = _unmeasured(name, info.type_name, shape, should.source)
-            words = f"has shape {shape}, not {should.shape}"
-            found.append(replace(error, cause="shape", detail=words))
-        else:
+        info = infos.get(name)
+        error = _unmeasured(should, info)
+        if info and not error.cause:
             stored = StoredRows(info, ggml)
             measured[name] = MeasuredTensor(stored, *measure(stored, _matrix(values)))
-            found.append(_sized(info, should, measured[name]))
+            error = _sized(info, should, measured[name])
+        found.append(error)
     for name in infos.keys() - wanted.keys():
-        error = _unmeasured(name, infos[name].type_name, infos[name].shape[::-1], "")
-        found.append(replace(error, cause="surplus", detail="is not expected"))
+        found.append(_unmeasured(None, infos[name]))
+    # Whether a rule holds in a file is known when all tensors are.
     by_levels = holds_levels(measured.values())
-    head_size = _head_size(header)
-    explained = []
-    for e in found:
-        if e.name in measured and not e.cause:
-            e = _explained(e, measured[e.name], wanted[e.name], head_size, corners, by_levels=by_levels)  # fmt: skip # noqa: PLW2901
-        explained.append(e)
+    seek = CauseSearch(corners, _head_size(header), by_levels=by_levels)
+    explained = [
+        e if e.cause else seek.explained(e, measured[e.name], wanted[e.name]) for e in found
+    ]
     return sorted(explained, key=lambda e: -(e.relative / e.allowed if e.allowed else np.inf))
+
+
+def _ggml() -> Rounding:
+    from turbopilot.llama.rounding import Rounding  # imports llama.cpp
+
+    return Rounding()
 
 
 def dequantized(info: TensorInfo) -> Array:
     """Return a tensor's values as float32, outermost dimension first."""
-    from turbopilot.llama.rounding import Rounding
-
-    return StoredRows(info, Rounding()).values(slice(None)).reshape(info.shape[::-1])
+    return StoredRows(info, _ggml()).values(slice(None)).reshape(info.shape[::-1])
 
 
 def _matrix(values: Array) -> Array:
@@ -149,10 +143,8 @@ def _matrix(values: Array) -> Array:
 
 def _noise(info: TensorInfo) -> float:
     """Return the relative error power of a tensor of another file, which is 0 for F32."""
-    return {"F32": 0.0, **_EXACT_NOISE}.get(info.type_name, WEIGHT_NOISE.get(info.type_name, 1.0))
-
-
-_EXACT_NOISE: Final = {name: _EXACT[name] for name in FLOATS if name != "F32"}
+    kind = info.type_name
+    return 0.0 if kind == "F32" else _EXACT.get(kind, WEIGHT_NOISE.get(kind, 1.0))
 
 
 def _sized(info: TensorInfo, should: TargetTensor, found: MeasuredTensor) -> TensorError:
@@ -167,38 +159,53 @@ def _sized(info: TensorInfo, should: TargetTensor, found: MeasuredTensor) -> Ten
     )  # fmt: skip
 
 
-def _unmeasured(name: str, type_name: str, shape: tuple[int, ...], source: str) -> TensorError:
-    return TensorError(name, type_name, shape, source, np.inf, np.inf, 0.0)
+def _unmeasured(should: TargetTensor | None, info: TensorInfo | None) -> TensorError:
+    """Return an error without figures; it has a cause if the file or the target lacks the tensor, or shapes differ."""
+    expected = should.shape if should else ()
+    shape = info.shape[::-1] if info else expected
+    name = should.name if should else info.name if info else ""
+    cause, detail = "", ""
+    if should is None:
+        cause, detail = "surplus", "is not expected"
+    elif info is None:
+        cause, detail = "missing", "is missing from the file"
+    elif shape != expected:
+        cause, detail = "shape", f"has shape {shape}, not {expected}"
+    kind, source = info.type_name if info else "", should.source if should else ""
+    return TensorError(name, kind, shape, source, np.inf, np.inf, 0.0, cause, detail)
 
 
-def _explained(
-    error: TensorError,
-    found: MeasuredTensor,
-    should: TargetTensor,
-    head_size: int,
-    corners: Mapping[str, Array],
-    *,
-    by_levels: bool,
-) -> TensorError:
-    """Return the error with its cause filled in; unchanged if the tensor is right."""
-    gross = not error.relative <= error.allowed
-    by_row = not should.noise
-    if not gross and not (by_row and found.suspicious(by_levels=by_levels)):
-        return error
-    values = should.read()
-    rows = _matrix(values)
-    wrong = examine(found, rows, by_levels=by_levels) if by_row else None
-    described = describe(wrong, rows, error.type_name) if wrong and wrong.any else None
-    if not gross and not described:
-        return error
-    suspect = Suspect(
-        error.name, error.type_name, dequantized(found.stored.info), values, error.relative, should.order, head_size
-    )  # fmt: skip
-    times = error.relative / error.allowed
-    noise = ("noise", f"has {times:.1f} times the error that {error.type_name} may have")
-    few = wrong is not None and len(wrong.rows) <= _FEW
-    cause = (few and described) or fault(suspect, corners) or described or noise
-    return replace(error, cause=cause[0], detail=cause[1])
+@dataclass(frozen=True, slots=True)
+class CauseSearch:
+    """Search for the causes of wrong tensors."""
+
+    corners: Mapping[str, Array]  # tensor name → corner of its expected values
+    head_size: int  # rows of an attention head; 0 if unknown
+    by_levels: bool  # whether the file's quantizer chose the nearest levels
+
+    def explained(
+        self, error: TensorError, found: MeasuredTensor, should: TargetTensor
+    ) -> TensorError:
+        """Return the error with its cause filled in; unchanged if the tensor is right."""
+        gross = not error.relative <= error.allowed
+        by_row = not should.noise
+        if not gross and not (by_row and found.suspicious(by_levels=self.by_levels)):
+            return error
+        values = should.read()
+        rows = _matrix(values)
+        wrong = examine(found, rows, by_levels=self.by_levels) if by_row else None
+        described = describe(wrong, rows, error.type_name) if wrong and wrong.any else None
+        if not gross and not described:
+            return error
+        suspect = Suspect(
+            error.name, error.type_name, dequantized(found.stored.info), values, error.relative, should.order,
+            self.head_size,
+        )  # fmt: skip
+        times = error.relative / error.allowed
+        noise = ("noise", f"has {times:.1f} times the error that {error.type_name} may have")
+        few = described if wrong and wrong.few else None
+        cause, detail = few or fault(suspect, self.corners) or described or noise
+        return replace(error, cause=cause, detail=detail)
 
 
 def _head_size(header: GgufHeader) -> int:

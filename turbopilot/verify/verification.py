@@ -22,7 +22,7 @@ from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.formats.gguf.split import files_of
 from turbopilot.llama.placement_wish import PlacementWish
-from turbopilot.verify import hyperparameters
+from turbopilot.verify import hyperparameters, tokenizer_files
 from turbopilot.verify.comparison import (
     compare_logits,
     compare_tokens,
@@ -142,6 +142,7 @@ def compare(
     found += hyperparameters.differences(
         reference.hyperparameters, hyperparameters.of_gguf(header.metadata)
     )
+    found += tokenizer_files.differences(reference.tokenizer_files, header.metadata)
     report = VerifyReport(
         candidate=candidate.name,
         reference=reference.name,
@@ -182,6 +183,7 @@ def explained(
     Norms and biases are always compared; matrices are too, unless `options.tensors` is false and nothing failed.
     """
     everything = options.tensors or bool(report.failures)
+    skipped = "" if everything else "--no-tensors"
     tensors: tuple[TensorError, ...] = ()
     should: Mapping[str, Any] = {}
     if target:
@@ -189,15 +191,14 @@ def explained(
             with target() as whole:
                 found = tensor_errors(header, whole, progress, only_vectors=not everything)
                 tensors, should = tuple(found), dict(whole.metadata)
-        except TurboPilotError:
-            if options.tensors:
-                raise  # otherwise the verdict depends on the logits alone
-            everything = False
+        except TurboPilotError as e:
+            everything, skipped = False, e.message  # the verdict depends on the logits alone
     wrong = [t for t in tensors if t.wrong][:_NAMED]
     lost = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong)
     report = replace(report, failures=(*report.failures, *lost))
     findings = diagnose(report, header.metadata, should, tensors)
-    return replace(report, tensors=tensors if everything else None, findings=tuple(findings))
+    compared = tensors if everything and target else None
+    return replace(report, tensors=compared, rows_skipped=skipped, findings=tuple(findings))
 
 
 def _with_logits(
