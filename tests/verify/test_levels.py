@@ -91,9 +91,11 @@ def test_flipped_sign_is_found(kind: str) -> None:
 
 
 def test_types_without_rules_find_nothing() -> None:
+    got, values = np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32)
     for kind in WEIGHT_NOISE.keys() - {*GRID_TYPES, *PLAIN_TYPES, "IQ3_S", "IQ2_S"}:
-        nothing = misplaced(kind, np.zeros((2, 1), np.uint8), np.ones((2, 3), np.float32), np.zeros((2, 3), np.float32), GGML)  # fmt: skip
+        nothing = misplaced(kind, np.zeros((2, 1), np.uint8), got, values, GGML)
         assert (nothing.always < 0).all()
+        assert (nothing.plain < 0).all()
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False, min_value=-6e4, max_value=6e4))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -10,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from turbopilot.base.errors import CorruptModel
+from turbopilot.base.machine import usable_cores
 from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.formats.gguf.file import TensorInfo
 from turbopilot.verify.criteria import WEIGHT_NOISE
@@ -111,21 +113,21 @@ class StoredRows:
 
 
 def measure(rows: StoredRows, values: Array) -> tuple[RowFigures, ColumnFigures]:
-    """Compare every row with the expected values, (R, C)."""
-    columns = [np.zeros(rows.n_columns) for _ in fields(ColumnFigures)]
-    parts = []
-    for block in _blocks(rows):
+    """Compare every row with the expected values, (R, C), in as many threads as there are cores."""
+
+    def compare(block: slice) -> tuple[RowFigures, ColumnFigures]:
         packed = rows.packed(block)
         got, should = rows.unpacked(packed), values[block]
         off = _least_misplaced(rows, packed, got, should)
         with np.errstate(over="ignore", invalid="ignore"):
-            parts.append(_of_rows(got, should, off))
-            for total, (a, b) in zip(
-                columns, ((should, should), (got, got), (got, should)), strict=True
-            ):
-                total += np.einsum("rc,rc->c", a, b)
-    joined = (np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(RowFigures))
-    return RowFigures(*joined), ColumnFigures(*columns)
+            return _of_rows(got, should, off), _of_columns(got, should)
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        parts = list(pool.map(compare, _blocks(rows)))
+    of_rows, of_columns = zip(*parts, strict=True)
+    joined = (np.concatenate([getattr(p, f.name) for p in of_rows]) for f in fields(RowFigures))
+    summed = (sum(getattr(p, f.name) for p in of_columns) for f in fields(ColumnFigures))
+    return RowFigures(*joined), ColumnFigures(*summed)
 
 
 def _least_misplaced(rows: StoredRows, packed: Packed, got: Array, should: Array) -> Misplaced:
@@ -147,6 +149,14 @@ def _blocks(rows: StoredRows) -> Iterator[slice]:
     step = max(1, _BLOCK // rows.n_columns)
     for start in range(0, rows.n_rows, step):
         yield slice(start, min(start + step, rows.n_rows))
+
+
+def _of_columns(got: Array, should: Array) -> ColumnFigures:
+    def total(a: Array, b: Array) -> Doubles:
+        sums: Doubles = np.einsum("rc,rc->c", a, b).astype(np.float64)
+        return sums
+
+    return ColumnFigures(total(should, should), total(got, got), total(got, should))
 
 
 def _of_rows(got: Array, should: Array, off: Misplaced) -> RowFigures:

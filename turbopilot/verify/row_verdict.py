@@ -50,6 +50,8 @@ _FACTOR: Final = (
     0.005  # smallest deviation of a factor that counts, in addition to half of the type's noise
 )
 _ALIKE: Final = 0.5  # smallest correlation of a stored column with the expected one
+_NEIGHBOURS: Final = 32  # columns that share scales
+_COLUMN_ROOM: Final = 8.0  # largest error of a column relative to its neighbours'
 _MOST_COLUMNS: Final = 8
 _FEW_ROWS: Final = 64  # fewer rows tell nothing about the correlation of columns
 # Types of which ggml aborts without a matrix. Source: ggml.c, ggml_quantize_requires_imatrix.
@@ -167,11 +169,16 @@ def wrong_rows(
 
 
 def wrong_columns(c: ColumnFigures, n_rows: int, type_name: str) -> Indices:
-    """Return the columns that do not correlate with the expected ones."""
+    """Return the columns that do not correlate with the expected ones.
+
+    A column of small weights beside large ones is all rounding error, but that is no larger than its neighbours' error.
+    """
     if n_rows < _FEW_ROWS or type_name in _COARSE:
         return np.zeros(0, np.intp)
     size = np.sqrt(c.power * c.stored)
-    used = c.power > 1e-3 * np.median(c.power)
-    found = np.flatnonzero(used & (c.product < _ALIKE * size))
+    error = c.power + c.stored - 2 * c.product
+    blocks = np.pad(error, (0, -len(error) % _NEIGHBOURS), mode="edge").reshape(-1, _NEIGHBOURS)
+    usual = np.repeat(np.median(blocks, axis=1), _NEIGHBOURS)[: len(error)]
+    found = np.flatnonzero((c.product < _ALIKE * size) & (error > _COLUMN_ROOM * usual))
     # If more are wrong, it is not the columns that were confused.
     return found if len(found) <= _MOST_COLUMNS else found[:0]
