@@ -72,6 +72,11 @@ _IQ3_LEVELS: Final = (2, 106)
 _IQ3_LARGEST: Final = 1.033 / 31
 
 
+def has_levels(type_name: str) -> bool:
+    """Return whether the levels of a type are the nearest ones, with any importance matrix."""
+    return type_name in _GRIDS and not _GRIDS[type_name].plain
+
+
 @dataclass(frozen=True, slots=True)
 class Misplaced:
     """For each row, by how much its worst weight is off, in levels; not positive if every weight is explained."""
