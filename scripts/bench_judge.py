@@ -6,6 +6,7 @@
     python scripts/bench_judge.py --sound                    # only sound files
     python scripts/bench_judge.py --sizes --families llama   # the smallest size of each fault that is refused
     python scripts/bench_judge.py --no-tensors               # without the comparison of every row
+    python scripts/bench_judge.py --time 350M                # seconds that the comparison of rows adds to a run
 
 A fault is refused if `verify` fails, or cannot load the file. It is named if a line of the report has the name of the
 faulty tensor or key. Models are tiny and random, one of each family of tests/support. A fault that a family cannot have
@@ -20,6 +21,7 @@ import json
 import shutil
 import sys
 import tempfile
+import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,13 +34,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
 from bench.planted_faults import FAULTS, PlantedFile, sizes  # noqa: E402
+from bench.random_checkpoint import GEOMETRY, make_checkpoint  # noqa: E402
 
+from converters import convert  # noqa: E402
 from quantize import QuantizeOptions, quantize  # noqa: E402
 from quantize.imatrix import Entry, Imatrix, write_imatrix  # noqa: E402
 from tests.support.tiny import FAMILY  # noqa: E402
 from tests.support.verify_lab import Lab  # noqa: E402
+from turbopilot.app.verification import target_of  # noqa: E402
 from turbopilot.base.errors import TurboPilotError  # noqa: E402
 from turbopilot.formats.gguf.file import read_gguf  # noqa: E402
+from turbopilot.verify import VerifyOptions, verify  # noqa: E402
+from turbopilot.verify.tensor_errors import tensor_errors  # noqa: E402
 from turbopilot.verify.texts import token_battery  # noqa: E402
 
 TYPES = ("f32", "q8_0", "q4_k_m", "iq3_s")
@@ -152,6 +159,33 @@ def judged(family: str, arguments: argparse.Namespace) -> Iterator[Judged]:
                 yield from sound(tied, f"{family}, tied", ("f32", "q4_k_m", "q4_0", "iq3_s"))
 
 
+def seconds(geometry: str) -> None:
+    """Print the seconds of `verify` with and without the rows, first without the reference's cached results."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_checkpoint(folder / "checkpoint", geometry)
+        convert(folder / "checkpoint", folder / "f16.gguf", dtype="f16")
+        for type_name in ("Q8_0", "Q4_K_M"):
+            quantize(folder / "f16.gguf", folder / f"{type_name}.gguf", type_name)
+        target = target_of(folder / "checkpoint")
+        for type_name, what in (("Q8_0", "first file"), ("Q4_K_M", "second file")):
+            path = folder / f"{type_name}.gguf"
+            spent = []
+            options = VerifyOptions(cache=folder / "cache", tensors=False)
+            began = time.perf_counter()
+            list(verify([path], folder / "checkpoint", options, target=target))
+            spent.append(time.perf_counter() - began)
+            began = time.perf_counter()
+            with target() as whole:
+                wrong = [e.name for e in tensor_errors(read_gguf(path), whole) if e.wrong]
+            spent.append(time.perf_counter() - began)
+            ratio = 1 + spent[1] / spent[0]
+            print(
+                f"{geometry} {type_name}, {what}: {spent[0]:.0f} s without the rows, {spent[1]:.0f} s for the rows: "
+                f"{ratio:.2f} times; wrong tensors: {wrong}"
+            )
+
+
 def show(results: list[Judged]) -> None:
     """Print the tables: faults by type, smallest sizes, and sound files that were refused."""
     planted = [r for r in results if r.fault and not r.size]
@@ -209,7 +243,13 @@ def main() -> None:
     parser.add_argument("--no-tensors", action="store_true", help="as with verify --no-tensors")
     parser.add_argument("--json", type=Path, help="file to append the results to, one a line")
     parser.add_argument("--show", type=Path, help="print the tables of such a file, and end")
+    parser.add_argument(
+        "--time", choices=GEOMETRY, help="measure the speed with this geometry instead"
+    )
     arguments = parser.parse_args()
+    if arguments.time:
+        seconds(arguments.time)
+        return
     if arguments.show:
         lines = arguments.show.read_text("utf-8").splitlines()
         show([Judged(**json.loads(line)) for line in lines])

@@ -16,8 +16,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bench import planted_metadata
 from turbopilot.formats.ggml_types import BLOCKS
-from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 from turbopilot.llama.rounding import Rounding
 
@@ -25,6 +25,8 @@ Array: TypeAlias = npt.NDArray[np.float32]
 Plant: TypeAlias = "Callable[[PlantedFile, np.random.Generator], list[str]]"
 """Plants a fault and returns words of which a report should have at least one, or none if the fault does not apply."""
 
+_ROPE_BASE: Final = "{a}.rope.freq_base"
+_EPSILON: Final = "{a}.attention.layer_norm_rms_epsilon|{a}.attention.layer_norm_epsilon"
 _KINDS_OF_VALUE: Final = {
     4: "<I",
     5: "<i",
@@ -104,6 +106,17 @@ class PlantedFile:
         struct.pack_into(form, data, at + 4, change(struct.unpack_from(form, data, at + 4)[0]))
         self.path.write_bytes(data)
         return True
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    """Return a function that multiplies a number or an F32 row."""
+
+    def change(value: Any) -> Any:
+        return (
+            (value * factor).astype(np.float32) if isinstance(value, np.ndarray) else value * factor
+        )
+
+    return change
 
 
 def _row(scale: Callable[[Array], Array]) -> Plant:
@@ -215,67 +228,9 @@ def _layers(f: PlantedFile, rng: np.random.Generator) -> list[str]:
     return [*changed, f"layer {a}", f"layer {b}"]
 
 
-def _number(key: str, change: Callable[[float], float]) -> Plant:
-    """Return a fault that changes a number of the metadata; "{a}" in the key is the architecture."""
-
-    def plant(f: PlantedFile, rng: np.random.Generator) -> list[str]:
-        for spelt in key.split("|"):
-            if f.patch(spelt.replace("{a}", f.header.architecture), change):
-                return [spelt.removeprefix("{a}."), "epsilon", "RoPE base"]
-        return []
-
-    return plant
-
-
-def _merge(f: PlantedFile, rng: np.random.Generator) -> list[str]:
-    key = "tokenizer.ggml.merges"
-    merges = f.header.metadata.get(key)
-    if not isinstance(merges, list):
-        return []
-    lost = int(rng.integers(len(merges)))
-    set_metadata(f.path, {key: [str(m) for i, m in enumerate(merges) if i != lost]}, remove=key)
-    return ["merge"]
-
-
-def _vocabulary(f: PlantedFile, rng: np.random.Generator) -> list[str]:
-    key = "tokenizer.ggml.tokens"
-    tokens = [str(t) for t in f.header.metadata[key]]  # type: ignore[union-attr]
-    last = max(i for i, t in enumerate(tokens) if not t.startswith("[PAD")) + 1
-    for i in range(last - 8, last):
-        tokens[i] = f"[PAD{i}]"
-    set_metadata(f.path, {key: tokens}, remove=key)
-    return ["vocabulary", "token "]
-
-
-def _infilling(f: PlantedFile, rng: np.random.Generator) -> list[str]:
-    before, after = (f"tokenizer.ggml.fim_{part}_token_id" for part in ("pre", "suf"))
-    ids = f.header.metadata.get(before), f.header.metadata.get(after)
-    if None in ids:
-        return []
-    f.patch(before, lambda _: ids[1])
-    f.patch(after, lambda _: ids[0])
-    return ["fim_pre", "fim_suf", "fill-in-the-middle"]
-
-
-def _splitting(f: PlantedFile, rng: np.random.Generator) -> list[str]:
-    key = "tokenizer.ggml.pre"
-    given = f.header.metadata.get(key)
-    other = str(rng.choice([n for n in ("gpt-2", "llama-bpe", "qwen2", "starcoder") if n != given]))
-    set_metadata(f.path, {key: other}, remove=key)
-    return [key]
-
-
-def _beginning(f: PlantedFile, rng: np.random.Generator) -> list[str]:
-    key = "tokenizer.ggml.add_bos_token"
-    if f.header.metadata.get(key):
-        return []
-    set_metadata(f.path, {key: True}, remove=key)
-    return ["add_bos"]
-
-
 FAULTS: Final[dict[str, Plant]] = {
-    "row scaled by 1 %": _row(lambda row: row * np.float32(1.01)),
-    "row scaled by 20 %": _row(lambda row: row * np.float32(1.2)),
+    "row scaled by 1 %": _row(_times(1.01)),
+    "row scaled by 20 %": _row(_times(1.2)),
     "row negated": _row(lambda row: -row),
     "weight times 10": _weight,
     "two rows swapped": _swapped(0),
@@ -287,32 +242,23 @@ FAULTS: Final[dict[str, Plant]] = {
     "two heads swapped": _heads,
     "two layers swapped": _layers,
     "two experts swapped": _expert,
-    "RoPE base off by 1 %": _number("{a}.rope.freq_base", lambda x: 1.01 * x),
-    "epsilon times 10": _number(
-        "{a}.attention.layer_norm_rms_epsilon|{a}.attention.layer_norm_epsilon", lambda x: 10 * x
-    ),
-    "one merge lost": _merge,
-    "truncated vocabulary": _vocabulary,
-    "FIM ids swapped": _infilling,
-    "wrong pre-tokenizer": _splitting,
-    "BOS added": _beginning,
+    "RoPE base off by 1 %": planted_metadata.number(_ROPE_BASE, _times(1.01)),
+    "epsilon times 10": planted_metadata.number(_EPSILON, _times(10)),
+    "one merge lost": planted_metadata.merge,
+    "truncated vocabulary": planted_metadata.vocabulary,
+    "FIM ids swapped": planted_metadata.infilling,
+    "wrong pre-tokenizer": planted_metadata.splitting,
+    "BOS added": planted_metadata.beginning,
 }
 """Name → fault."""
 
 
 def sizes() -> Iterator[tuple[str, float, Plant]]:
     """Yield faults of decreasing size: kind, size, and fault."""
-    steps = (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005)
-    for size in steps:
-        yield "row scaled", size, _row(lambda row, s=size: row * np.float32(1 + s))  # type: ignore[misc]
+    for size in (0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005):
+        change = _times(1 + size)
+        yield "row scaled", size, _row(change)
         yield "noise on a block", size, noise(size)
-        yield "norm entry scaled", size, _entry(lambda x, s=size: (1 + s) * x, "norm.weight")  # type: ignore[misc]
-        yield "RoPE base", size, _number("{a}.rope.freq_base", lambda x, s=size: (1 + s) * x)  # type: ignore[misc]
-        yield (
-            "epsilon",
-            size,
-            _number(
-                "{a}.attention.layer_norm_rms_epsilon|{a}.attention.layer_norm_epsilon",
-                lambda x, s=size: (1 + s) * x,  # type: ignore[misc]
-            ),
-        )
+        yield "norm entry scaled", size, _entry(change, "norm.weight")
+        yield "RoPE base", size, planted_metadata.number(_ROPE_BASE, change)
+        yield "epsilon", size, planted_metadata.number(_EPSILON, change)

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from turbopilot.base.counts import count
 from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
@@ -55,7 +56,6 @@ from turbopilot.verify.windows import (
 
 _EXCERPT = 8  # tokens shown before a place
 _CPU = TorchDevice()
-_NAMED = 8  # wrong tensors listed as failures
 
 OpenTarget: TypeAlias = Callable[[], AbstractContextManager[TargetModel]]
 
@@ -193,9 +193,10 @@ def explained(
                 tensors, should = tuple(found), dict(whole.metadata)
         except TurboPilotError as e:
             everything, skipped = False, e.message  # the verdict depends on the logits alone
-    wrong = [t for t in tensors if t.wrong][:_NAMED]
-    lost = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong)
-    report = replace(report, failures=(*report.failures, *lost))
+    if wrong := [t for t in tensors if t.wrong]:
+        more = f" (and {count(len(wrong) - 1, 'more tensor')})" if len(wrong) > 1 else ""
+        failure = Failure("tensors", f"{wrong[0].name} {wrong[0].detail}{more}")
+        report = replace(report, failures=(*report.failures, failure))
     findings = diagnose(report, header.metadata, should, tensors)
     compared = tensors if everything and target else None
     return replace(report, tensors=compared, rows_skipped=skipped, findings=tuple(findings))
