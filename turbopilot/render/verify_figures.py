@@ -56,20 +56,21 @@ def figures(r: VerifyReport, text_of: TextOf | None = None) -> list[FigureRow]:
         rows.append(FigureRow("logits", "could not be compared", missed=True))
     else:
         rows += _of_logits(r.metrics, r, text_of)
-    rows.append(_of_tensors(r))
+    rows += _of_tensors(r)
     rows.append(FigureRow("bits per weight", number(r.bits_per_weight)))
     if r.tokens_per_second:
         rows.append(FigureRow("prefill, tokens/s", f"{r.tokens_per_second:,.0f}"))
     return rows
 
 
-def _of_tensors(r: VerifyReport) -> FigureRow:
+def _of_tensors(r: VerifyReport) -> list[FigureRow]:
     if r.tensors is None:
-        why = f": {r.rows_skipped}" if r.rows_skipped else ""
-        return FigureRow("tensors with wrong rows", f"not compared{why}")
+        return [FigureRow("rows of matrices", f"not compared: {r.rows_skipped or 'no target'}")]
     n = sum(t.wrong for t in r.tensors)
-    value = f"{n:,} of {len(r.tensors):,}; {r.rows:,} rows compared"
-    return FigureRow("tensors with wrong rows", value, "0", n > 0)
+    return [
+        FigureRow("wrong tensors", f"{n:,} of {len(r.tensors):,}", "0", n > 0),
+        FigureRow("rows compared", f"{r.rows:,}"),
+    ]
 
 
 OVERVIEW = (

@@ -61,7 +61,9 @@ class Certificate:
     date: str  # UTC, ISO 8601
     tensors_sha256: str  # see `Digests`
     metadata_sha256: str  # see `Digests`
-    tensors: int = 0  # number of tensors of which every row was compared; 0 in certificates without such a comparison
+    compared_tensors: int = (
+        0  # tensors of which every row was compared; 0 if only norms and biases were
+    )
 
     @property
     def digests(self) -> Digests:
