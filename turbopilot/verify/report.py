@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from math import isfinite, prod
+from math import isfinite
 from typing import Any
 
 from turbopilot.verify.criteria import Failure, Sensitivity, VerifyLimits
@@ -129,7 +129,7 @@ class VerifyReport:
     @property
     def rows(self) -> int:
         """Number of compared rows of all tensors."""
-        return sum(prod(t.shape[:-1]) for t in self.tensors or ())
+        return sum(t.rows for t in self.tensors or ())
 
     def to_json(self) -> dict[str, Any]:
         """Return values for JSON; NaN and infinity in `tensors` become None."""

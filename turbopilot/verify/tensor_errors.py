@@ -79,6 +79,7 @@ class TensorError:
     allowed: float  # the largest relative error that its type may have
     cause: str = ""  # a key of `diagnosis.CAUSES`, or "" if the tensor is right
     detail: str = ""  # description of the cause
+    rows: int = 0  # number of rows that were compared one by one
 
     @property
     def wrong(self) -> bool:
@@ -156,6 +157,7 @@ def _sized(info: TensorInfo, should: TargetTensor, found: MeasuredTensor) -> Ten
     return TensorError(
         info.name, info.type_name, info.shape[::-1], should.source, relative if finite else np.inf,
         float(found.figures.largest.max()) if finite else np.inf, allowed + _ROOM * should.noise,
+        rows=0 if should.noise else found.stored.n_rows,
     )  # fmt: skip
 
 
