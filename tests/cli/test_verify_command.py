@@ -109,7 +109,7 @@ def test_tensors_are_compared(lab: Lab) -> None:
 
 
 def test_rows_are_compared_unless_they_are_skipped(lab: Lab, tmp_path: Path) -> None:
-    """A negated row drowns in the noise of Q4_0, so that the logits alone pass."""
+    """Negate a row, which drowns in the noise of Q4_0, so that the logits alone pass."""
 
     def negated(path: Path, header: GgufHeader) -> None:
         view = rows(path, tensor(header, "blk.0.ffn_down.weight"))

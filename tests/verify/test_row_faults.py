@@ -161,7 +161,7 @@ def test_files_with_an_importance_matrix_have_no_wrong_row(
 
 
 def test_another_quantizer_is_not_taken_for_wrong_rows(lab: RowLab, tmp_path: Path) -> None:
-    """A file that was quantized from a Q8_0 file has other levels everywhere, but little more error."""
+    """Quantize a Q8_0 file: levels differ everywhere, but the error is hardly larger."""
     options = QuantizeOptions(allow_requantize=True)
     quantize(lab.gguf("q8_0"), tmp_path / "x.gguf", "Q4_K_M", options)
     assert lab.wrong(tmp_path / "x.gguf") == {}
@@ -220,7 +220,7 @@ def test_levels_count_only_where_the_quantizer_keeps_them() -> None:
 
 
 def test_small_column_beside_an_outlier_is_not_wrong() -> None:
-    """Its values are rounding errors, which are as large as those of its neighbours."""
+    """Compare a column that is all rounding error, no larger than that of its neighbours."""
     error = np.full(64, 10.0)
     power = np.full(64, 1e4)
     power[7] = 1.0

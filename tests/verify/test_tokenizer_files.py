@@ -159,7 +159,7 @@ def test_missing_and_damaged_files_are_unknown(tmp_path: Path) -> None:
     )
 
 
-def test_renamed_tokens_and_spaces_are_no_difference() -> None:
+def test_renamed_tokens_and_spaces_are_accepted() -> None:
     files = TokenizerFiles({0: "</s>", 1: "▁a", 2: "b"})
     given = {"tokenizer.ggml.tokens": ["[</s>]", " a", "b"]}
     assert differences(files, given) == []

@@ -55,7 +55,7 @@ _ALIKE: Final = 0.5  # smallest correlation of a stored column with the expected
 _NEIGHBOURS: Final = 32  # columns that share scales
 _COLUMN_ROOM: Final = 8.0  # largest error of a column relative to its neighbours'
 _MOST_COLUMNS: Final = 8
-_FEW_ROWS: Final = 64  # fewer rows tell nothing about the correlation of columns
+_FEW_ROWS: Final = 64  # with fewer rows, the correlation of columns is too uncertain
 # Types of which ggml aborts without a matrix. Source: ggml.c, ggml_quantize_requires_imatrix.
 _NEED_MATRIX: Final = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
 # Without nearest levels and without signs of all weights, columns of little importance may be lost.
@@ -74,7 +74,7 @@ _COARSE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Requantized:
-    """What ggml makes of some rows, without an importance matrix."""
+    """Rows that ggml quantized again, without an importance matrix."""
 
     equal: Mask  # (R,) whether the bytes are those of the file
     error: Doubles  # (R,) Σ (ĝ − w)²
