@@ -86,6 +86,8 @@ def overview(r: VerifyReport) -> list[str]:
         few = [number(m.mean_kl), number(m.p99_kl), share(m.top1), ratio]
     speed = f"{r.tokens_per_second:,.0f}" if r.tokens_per_second else ""
     verdict = ("passed" if r.limits else "no limits") if r.passed else "FAILED"
+    if r.passed and r.rows_skipped:
+        verdict += ", rows not compared"
     about = [base(r.candidate), r.type_name, size(r.n_bytes), f"{r.bits_per_weight:.2f}", speed]
     return [*about, *few, verdict]
 

@@ -44,12 +44,12 @@ def of_config(config: Mapping[str, Any]) -> dict[str, float]:
         flat = {**(nested if isinstance(nested, Mapping) else {}), **flat}
     if "kv_lora_rank" in config:  # latent attention: llama.cpp's cache has one head
         flat["num_key_value_heads"] = 1
-    found = dict(_ABSENT)
+    found: dict[str, float] = {}
     for key, names in _FIELDS.items():
         values = (flat.get(name) for name in names)
         if numbers := [v for v in values if isinstance(v, (int, float))]:
             found[key] = float(numbers[0])
-    return found
+    return found | {key: v for key, v in _ABSENT.items() if key not in found}
 
 
 def of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:
