@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from quantize.fit.probed_model import WINDOW, ProbedModel
-from quantize.fit.rounding import Floats, Rounding, Rows, from_float32, relative_error
+from quantize.fit.rounding import Rows, from_float32, relative_error
 from quantize.fit.units import SEARCHED, Unit, groups
 from quantize.imatrix import read_imatrix
 from turbopilot.base.errors import QuantizationError
@@ -25,6 +25,7 @@ from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.llama.child import run_job, send
 from turbopilot.llama.placement_wish import PlacementWish
+from turbopilot.llama.rounding import Floats, Rounding
 
 _SAMPLED: Final = 12_000_000  # weights rounded to each type, in all matrices together
 _LEAST_ROWS: Final = 16

@@ -16,7 +16,7 @@ from serve.prompt.chat_template import ChatTemplate, Message
 from serve.prompt.fim import CHARS_PER_TOKEN, PromptBuilder, PromptText
 from serve.prompt.framed_prompt import Prompt
 from serve.prompt.next_edit import FORMATS, NextEditFormat
-from serve.prompt.region_prompt import RegionPrompt, find_regions
+from serve.prompt.region_prompt import find_regions
 from serve.request import GenerationRequest
 from serve.runner import Generation
 from serve.runner.contract import Runner
@@ -146,7 +146,9 @@ class CompletionService:
         constraint = self._schemas.constraint(schema) if needs_constraint else None
         requests: list[GenerationRequest] = []
         for before in c.prompts:
-            framed = _framed(c, before)
+            is_alone = c.suffix is None and not c.files
+            # The client may have framed the prompt for a next-edit model.
+            framed = find_regions(before) if is_alone and isinstance(before, str) else None
             prompt = self._prompts.build(
                 before, c.suffix, max_tokens=most, files=c.files, name=c.filename, framed=framed
             )
@@ -296,10 +298,3 @@ def close_all(services: Sequence[CompletionService]) -> None:
     with ExitStack() as closing:
         for service in reversed(services):  # the last callback is called first
             closing.callback(service.close)
-
-
-def _framed(c: Completion, prompt: PromptText) -> RegionPrompt | None:
-    """Return the parts of a prompt that a client has framed for a next-edit model; None if it is not one."""
-    if not isinstance(prompt, str) or c.suffix is not None or c.files:
-        return None
-    return find_regions(prompt)

@@ -158,10 +158,8 @@ class EngineRunner:
             self._warm.set()
             while failure is None and not self._work():
                 failure = self._recover()
-        except DeviceLost as e:  # the pool waits for the worker
-            failure = e
-        except TurboPilotError as e:  # from the warm-up, or a changed model
-            if self._warm.is_set():
+        except TurboPilotError as e:  # from the warm-up, a changed model or a lost worker
+            if self._warm.is_set() and not isinstance(e, DeviceLost):  # a worker may return
                 log.critical("%s; completions are no longer possible", e)
             failure = e
         except BaseException as e:  # clients must not wait for a thread that has ended

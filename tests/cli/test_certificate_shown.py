@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,7 @@ def test_inspect_shows_the_certificate(signed: Path, demo_q4_0: Path) -> None:
     assert (
         "Q4_0, 4,012 positions, mean KL 1.23e-03, top-1 98.70%, perplexity 12.34 → 12.56\n" in out
     )
+    assert "  rows of tensors not compared\n" in out
     assert "unchanged since" in out
     found = json.loads(inspect(signed, "--json"))["certificate"]
     assert found.pop("state") == "valid"
@@ -160,6 +161,17 @@ def test_inspect_shows_the_certificate(signed: Path, demo_q4_0: Path) -> None:
     assert Certificate(**tuples) == certificate_of(demo_q4_0)
     assert "verified  " not in inspect(demo_q4_0)
     assert json.loads(inspect(demo_q4_0, "--json"))["certificate"] == {"state": "none"}
+
+
+def test_certificate_without_a_count_of_tensors_is_read_as_not_compared(unsigned: Path) -> None:
+    sign(unsigned, certificate_of(unsigned, compared_tensors=49))
+    assert "all rows of 49 tensors compared\n" in inspect(unsigned)
+    certificate = read(read_gguf(unsigned))
+    assert certificate
+    set_metadata(unsigned, remove="turbopilot.verified.compared_tensors")
+    older = read(read_gguf(unsigned))
+    assert older == replace(certificate, compared_tensors=0)
+    assert check(read_gguf(unsigned)) == "valid"
 
 
 @pytest.mark.parametrize("what", ["tensors", "metadata"])
@@ -219,7 +231,8 @@ def test_serve_shows_the_certificate_at_start(
     sign(unsigned, certificate_of(unsigned))
     assert said() == (
         "verified: against owner/name on 2026-01-02 with torch 2.9.0, llama-cpp-python 0.3.36; "
-        "Q4_0, 4,012 positions, mean KL 1.23e-03, top-1 98.70%, perplexity 12.34 → 12.56\n"
+        "Q4_0, 4,012 positions, mean KL 1.23e-03, top-1 98.70%, perplexity 12.34 → 12.56; "
+        "rows of tensors not compared\n"
     )
     flip(unsigned, read_gguf(unsigned).tensors[0].offset)
     assert said() == (

@@ -13,13 +13,13 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from converters import convert
-from tests.support.gguf_faults import WEIGHT_FAULTS, faulty
+from tests.support.gguf_faults import WEIGHT_FAULTS, faulty, rows, tensor
 from tests.support.old_ggml import old_gptj, old_neox, old_starcoder
 from tests.support.tiny import tiny_checkpoint
 from tests.support.verify_lab import Lab
 from turbopilot.cli import app
 from turbopilot.formats.gguf.certificate import check, read
-from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.verify import VerifyOptions
 from turbopilot.verify import verify as run_verify
 from turbopilot.verify.gguf_reference import GgufReference
@@ -106,6 +106,36 @@ def test_tensors_are_compared(lab: Lab) -> None:
     assert {t["name"] for t in plain["tensors"]} == {
         t.name for t in read_gguf(lab.gguf("q4_0")).tensors
     }
+
+
+def test_rows_are_compared_unless_they_are_skipped(lab: Lab, tmp_path: Path) -> None:
+    """Negate a row, which drowns in the noise of Q4_0, so that the logits alone pass."""
+
+    def negated(path: Path, header: GgufHeader) -> None:
+        view = rows(path, tensor(header, "blk.0.ffn_down.weight"))
+        view[17].reshape(-1, 18)[:, :2].view(np.float16)[:] *= -1
+
+    bad = faulty(lab.gguf("q4_0"), tmp_path / "bad.gguf", negated)
+    done = verify(lab, bad)
+    assert done.exit_code == 7
+    assert "blk.0.ffn_down.weight" in done.stderr
+    assert "row 17 of 256 is negated" in done.stderr.replace("\n", " ").replace("  ", " ")
+    done = verify(lab, bad, "--no-tensors", "--sign")
+    assert done.exit_code == 0, done.output
+    assert "not compared: --no-tensors" in done.stdout
+    assert "the rows of matrices were not compared" in done.stdout.replace("\n", " ")
+    signed = read(read_gguf(bad))
+    assert signed
+    assert signed.compared_tensors == 0
+    done = verify(lab, lab.gguf("f16"), "--sign")
+    assert done.exit_code == 0, done.output
+    assert "wrong tensors" in done.stdout
+    assert "largest error relative" not in done.stdout, "tensors are listed with --tensors"
+    signed = read(read_gguf(lab.gguf("f16")))
+    assert signed
+    assert signed.compared_tensors == len(read_gguf(lab.gguf("f16")).tensors)
+    lab.gguf("f16").unlink()  # it is signed now
+    lab.gguf("f16")
 
 
 def test_bundled_checkpoint_is_shown_by_its_name(demo_gguf: Path) -> None:

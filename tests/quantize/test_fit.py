@@ -19,7 +19,7 @@ from quantize.fit import CANDIDATES, Fit, MeasureOptions
 from quantize.fit.allocate import TypeChoice, allocate
 from quantize.fit.fitting import overrides, recipe_of
 from quantize.fit.probed_model import ProbedModel
-from quantize.fit.rounding import Rounding, Rows, relative_error
+from quantize.fit.rounding import Rows, relative_error
 from quantize.fit.sensitivity import RoundingSensitivity, from_probes
 from quantize.fit.units import Unit, groups, units_of
 from turbopilot.base.errors import QuantizationError
@@ -27,6 +27,7 @@ from turbopilot.corpus import calibration_text
 from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.llama.placement_wish import PlacementWish
+from turbopilot.llama.rounding import Rounding
 from turbopilot.llama.text_normalizer import NORMALIZER_KEY
 
 _CHOICE = st.builds(TypeChoice, st.integers(1, 40), st.floats(0, 10, allow_nan=False))

@@ -125,7 +125,7 @@ SHOWN: dict[str, tuple[Callable[[], None], list[str]]] = {
     "verify": (lambda: verify_text.show(FILES), [r.name for r in BENCH]),
     "verify one": (lambda: verify_text.show(FILES[:1]), ["top-1 in the candidate's top 5", "fim"]),
     "verify --tensors": (
-        lambda: verify_text.show([report(tensors=TENSORS)]), ["blk.10.attn_output.weight"],
+        lambda: verify_text.show([report(tensors=TENSORS)], listed=True), ["blk.10.attn_output.weight"],
     ),
 }  # fmt: skip
 

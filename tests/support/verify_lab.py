@@ -52,7 +52,7 @@ class Lab:
         texts: Mapping[str, str] | None = None,
         *,
         positions: int = 1000,
-        tensors: bool = False,
+        tensors: bool = True,
     ) -> VerifyReport:
         options = VerifyOptions(texts=texts or {}, positions=positions, tensors=tensors)
         with GgufCandidate(path) as candidate:

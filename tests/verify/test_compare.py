@@ -20,6 +20,7 @@ from turbopilot.verify.criteria import FIXED, NOISE, Sensitivity, judged_type, l
 from turbopilot.verify.hyperparameters import of_config, of_gguf
 from turbopilot.verify.source import Change, Logits, Notes, Window
 from turbopilot.verify.texts import code_samples, read_prompts, token_battery
+from turbopilot.verify.tokenizer_files import TokenizerFiles
 from turbopilot.verify.windows import MOST_CONTEXT, windows_of
 
 V = 256
@@ -36,6 +37,7 @@ class TableModel:
         self.files: Mapping[str, str] = {"weights": "00"}
         self.versions: Mapping[str, str] = {"numpy": np.__version__}
         self.hyperparameters: Mapping[str, float] = {}
+        self.tokenizer_files = TokenizerFiles()
         self.notes: Notes = {}
         self.longest = self.prepared = 0
 

@@ -41,6 +41,7 @@ def lines(path: Path, certificate: Certificate, state: State) -> Iterator[tuple[
     else:
         yield "verified", f"{'yes:' if c.passed else 'no: the file failed'} {_against(c)}"
     yield "", _figures(c)
+    yield "", _rows(c)
     if state == "valid":
         yield "", f"tensors and metadata are {SENTENCES[state]}"
 
@@ -63,7 +64,7 @@ def at_start(path: Path, reporter: Reporter) -> str:
         return f"the certificate of {path} is no longer valid: {SENTENCES[state]}: {_command(path)}"
     if not certificate.passed:
         return f"not verified: the file failed {_against(certificate)}"
-    return f"verified: {_against(certificate)}; {_figures(certificate)}"
+    return f"verified: {_against(certificate)}; {_figures(certificate)}; {_rows(certificate)}"
 
 
 def _command(path: Path) -> str:
@@ -82,6 +83,15 @@ def _figures(c: Certificate) -> str:
     return (
         f"{_short(c.type_name)}, {c.positions:,} positions, mean KL {c.mean_kl:.2e}, top-1 {c.top1:.2%}, "
         f"perplexity {c.reference_perplexity:.5g} → {c.candidate_perplexity:.5g}"
+    )
+
+
+def _rows(c: Certificate) -> str:
+    """Return whether the rows of all tensors were compared with the checkpoint's."""
+    return (
+        f"all rows of {c.compared_tensors:,} tensors compared"
+        if c.compared_tensors
+        else "rows of tensors not compared"
     )
 
 

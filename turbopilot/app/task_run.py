@@ -45,7 +45,7 @@ class TaskOptions:
         n: number of tasks of each suite; None for all.
         seed: seed of the sample.
         executes: whether to run the completed programs with their tests.
-        devices: which layers of GGUF files go where.
+        devices: devices for the layers of GGUF files.
         device: runs a checkpoint.
         keeps: whether completions are kept in the cache folder.
     """

@@ -161,4 +161,5 @@ def _certificate(report: VerifyReport, digests: Digests, reference: str) -> Cert
         date=report.date,
         tensors_sha256=digests.tensors,
         metadata_sha256=digests.metadata,
+        compared_tensors=len(report.tensors or ()),
     )

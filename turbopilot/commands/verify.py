@@ -44,9 +44,11 @@ class VerifyArguments:
     text: Annotated[Path | None, typer.Option(
         help="Text file to compare the tokens of, in addition to the built-in texts.",
     )] = None
-    tensors: Annotated[bool, typer.Option(
-        "--tensors", help="Also compare every tensor, and show those with the largest errors.",
-    )] = False
+    tensors: Annotated[bool | None, typer.Option(
+        "--tensors/--no-tensors", show_default=False,
+        help="List the tensors with the largest errors; or do not compare every row of every tensor with the "
+        "checkpoint.",
+    )] = None
     task: Annotated[list[str] | None, typer.Option(
         metavar="NAME", help="Also compare completions of programming tasks: infill (1,033 single lines to fill in), "
         "span (164 random spans), complete (164 functions). Can be repeated.",
@@ -115,7 +117,7 @@ def verify(given: VerifyArguments) -> None:
     )
     reports = verified.reports
     if not given.as_json:
-        show(reports)
+        show(reports, listed=given.tensors is True)
     found = _run_tasks(verified, tasks, as_json=given.as_json) if tasks else []
     if given.as_json:
         whole = [r.to_json() for r in reports]
@@ -151,7 +153,7 @@ def _options(given: VerifyArguments) -> VerifyOptions:
         full=given.full,
         device=TorchDevice(given.device, one_of("--dtype", given.dtype, get_args(Precision))),
         cache=cache_folder() / "reference",
-        tensors=given.tensors,
+        tensors=given.tensors is not False,
         placement=given.devices.wish,
     )
 

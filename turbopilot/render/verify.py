@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 _TENSORS_SHOWN = 15
 
 
-def show(reports: Sequence[VerifyReport]) -> None:
-    """Print one report in detail, or one row for each of several reports."""
+def show(reports: Sequence[VerifyReport], *, listed: bool = False) -> None:
+    """Print one report in detail, or one row for each of several reports; tensors if `listed` or if the file failed."""
     if len(reports) == 1:
         _in_full(reports[0])
     else:
         _side_by_side(reports)
     for report in reports:
-        if report.tensors is not None:
+        if report.tensors is not None and (listed or not report.passed):
             _tensors(report)
 
 
@@ -60,7 +60,10 @@ def _in_full(report: VerifyReport) -> None:
         console.result("to compare the full context: --full")
     if report.passed:
         versions = ", ".join(f"{name} {version}" for name, version in report.versions.items())
-        console.text(f"{'passed' if report.limits else 'nothing failed'} ({versions})")
+        verdict = "passed" if report.limits else "nothing failed"
+        if report.tensors is None:
+            verdict += "; the rows of matrices were not compared"
+        console.text(f"{verdict} ({versions})")
 
 
 def _side_by_side(reports: Sequence[VerifyReport]) -> None:

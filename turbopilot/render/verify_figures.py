@@ -56,10 +56,21 @@ def figures(r: VerifyReport, text_of: TextOf | None = None) -> list[FigureRow]:
         rows.append(FigureRow("logits", "could not be compared", missed=True))
     else:
         rows += _of_logits(r.metrics, r, text_of)
+    rows += _of_tensors(r)
     rows.append(FigureRow("bits per weight", number(r.bits_per_weight)))
     if r.tokens_per_second:
         rows.append(FigureRow("prefill, tokens/s", f"{r.tokens_per_second:,.0f}"))
     return rows
+
+
+def _of_tensors(r: VerifyReport) -> list[FigureRow]:
+    if r.tensors is None:
+        return [FigureRow("rows of matrices", f"not compared: {r.rows_skipped or 'no target'}")]
+    n = sum(t.wrong for t in r.tensors)
+    return [
+        FigureRow("wrong tensors", f"{n:,} of {len(r.tensors):,}", "0", n > 0),
+        FigureRow("rows compared", f"{r.rows:,}"),
+    ]
 
 
 OVERVIEW = (
@@ -75,6 +86,8 @@ def overview(r: VerifyReport) -> list[str]:
         few = [number(m.mean_kl), number(m.p99_kl), share(m.top1), ratio]
     speed = f"{r.tokens_per_second:,.0f}" if r.tokens_per_second else ""
     verdict = ("passed" if r.limits else "no limits") if r.passed else "FAILED"
+    if r.passed and r.rows_skipped:
+        verdict += ", rows not compared"
     about = [base(r.candidate), r.type_name, size(r.n_bytes), f"{r.bits_per_weight:.2f}", speed]
     return [*about, *few, verdict]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from turbopilot.base.file_digest import file_digests
 from turbopilot.base.progress import Progress, silent
-from turbopilot.verify import hyperparameters
+from turbopilot.verify import hyperparameters, tokenizer_files
 from turbopilot.verify.gguf_candidate import GgufCandidate
 from turbopilot.verify.source import Change, Notes, Window
 
@@ -23,6 +23,7 @@ class GgufReference(GgufCandidate):
         files = sorted({t.path for t in self.header.tensors}) or [path]
         self.files: Mapping[str, str] = file_digests(files, progress=progress)
         self.hyperparameters = hyperparameters.of_gguf(self.header.metadata)
+        self.tokenizer_files = tokenizer_files.of_gguf(self.header.metadata)
         self.notes: Notes = {}
 
     def prepare(self, windows: Sequence[Window], progress: Progress) -> None:

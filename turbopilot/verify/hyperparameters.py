@@ -33,7 +33,8 @@ _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "rope.scaling.original_context_length": ("original_max_position_embeddings",),
 }
 _EPSILONS: Final = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon")
-_ABSENT: Final = {"rope.freq_base": 10000.0}  # llama.cpp's default (llama-model.cpp)
+# llama.cpp's default (llama-model.cpp), which is also built into the code of CodeGen and GPT-J
+_ABSENT: Final = {"rope.freq_base": 10000.0}
 
 
 def of_config(config: Mapping[str, Any]) -> dict[str, float]:
@@ -48,7 +49,7 @@ def of_config(config: Mapping[str, Any]) -> dict[str, float]:
         values = (flat.get(name) for name in names)
         if numbers := [v for v in values if isinstance(v, (int, float))]:
             found[key] = float(numbers[0])
-    return found
+    return found | {key: v for key, v in _ABSENT.items() if key not in found}
 
 
 def of_gguf(metadata: Mapping[str, Any]) -> dict[str, float]:

@@ -118,12 +118,18 @@ class VerifyReport:
     seconds: VerifySeconds = VerifySeconds()  # time spent
     tokens_per_second: float = 0.0  # measured speed of the candidate; 0 if it read no tokens
     findings: tuple[Finding, ...] = ()  # probable causes of the failures
-    tensors: tuple[TensorError, ...] | None = None  # None if tensors were not compared
+    tensors: tuple[TensorError, ...] | None = None  # None if matrices were not compared
+    rows_skipped: str = ""  # why matrices were not compared
 
     @property
     def passed(self) -> bool:
         """Whether every check passed."""
         return not self.failures
+
+    @property
+    def rows(self) -> int:
+        """Number of compared rows of all tensors."""
+        return sum(t.rows for t in self.tensors or ())
 
     def to_json(self) -> dict[str, Any]:
         """Return values for JSON; NaN and infinity in `tensors` become None."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from turbopilot.base.progress import Progress
+
+if TYPE_CHECKING:
+    from turbopilot.verify.tokenizer_files import TokenizerFiles
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 """Scores of the next token for each of P positions, (P, V)."""
@@ -99,6 +102,10 @@ class ReferenceModel(LogitsSource, Protocol):
     @property
     def hyperparameters(self) -> Mapping[str, float]:
         """GGUF key → value of the hyperparameters in the config; see the module `hyperparameters`."""
+
+    @property
+    def tokenizer_files(self) -> TokenizerFiles:
+        """Vocabulary, merges and added tokens in the model's files."""
 
     @property
     def notes(self) -> Notes:

@@ -1,4 +1,4 @@
-"""Error of each tensor of a GGUF relative to its expected values; `tensor_faults` finds the cause.
+"""Error of each tensor of a GGUF relative to its expected values, row by row; `tensor_faults` finds the cause.
 
 The caller passes the expected values as a `TargetModel`, because `verify` does not depend on the converters.
 """
@@ -10,15 +10,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from turbopilot.base.errors import CorruptModel
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 from turbopilot.verify.criteria import WEIGHT_NOISE
-from turbopilot.verify.tensor_faults import Array, Order, Suspect, corner, fault, relative_error
+from turbopilot.verify.row_examination import MeasuredTensor, examine, holds_levels
+from turbopilot.verify.row_figures import StoredRows, measure
+from turbopilot.verify.row_words import describe
+from turbopilot.verify.tensor_faults import Array, Order, Suspect, corner, fault
+
+if TYPE_CHECKING:
+    from turbopilot.llama.rounding import Rounding
 
 # `WEIGHT_NOISE` is for normally distributed weights; outliers and importance matrices change the error.
 _ROOM: Final = 3.0
@@ -35,6 +40,9 @@ class TargetTensor:
     source: str  # names of the checkpoint tensors that it comes from
     order: Order | None  # source row of each row; None if in the source's order
     read: Callable[[], Array]  # returns its values
+    noise: float = (
+        0.0  # relative error power of the values; rows are compared only if they are exact
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +60,7 @@ def gguf_target(path: Path) -> Iterator[TargetModel]:
     ours = ("general.architecture", "tokenizer.ggml.", f"{header.architecture}.")
     metadata = {key: value for key, value in header.metadata.items() if key.startswith(ours)}
     tensors = [
-        TargetTensor(t.name, t.shape[::-1], t.name, None, partial(dequantized, t))
+        TargetTensor(t.name, t.shape[::-1], t.name, None, partial(dequantized, t), _noise(t))
         for t in header.tensors
     ]
     yield TargetModel(metadata, tensors)
@@ -71,11 +79,12 @@ class TensorError:
     allowed: float  # the largest relative error that its type may have
     cause: str = ""  # a key of `diagnosis.CAUSES`, or "" if the tensor is right
     detail: str = ""  # description of the cause
+    rows: int = 0  # number of rows that were compared one by one
 
     @property
     def wrong(self) -> bool:
-        """Whether the error is larger than the type allows."""
-        return not self.relative <= self.allowed
+        """Whether the error is larger than the type allows, or a row has more error than it explains."""
+        return bool(self.cause) or not self.relative <= self.allowed
 
 
 def tensor_errors(
@@ -92,82 +101,113 @@ def tensor_errors(
     """
     infos = {t.name: t for t in header.tensors if not only_vectors or len(t.shape) == 1}
     wanted = {t.name: t for t in target.tensors if not only_vectors or len(t.shape) == 1}
-    corners = {}
+    corners, measured = {}, {}
     found = []
+    ggml = _ggml()
     for i, (name, should) in enumerate(wanted.items()):
         progress(i, len(wanted), f"tensor {name}")
         values = should.read()
         corners[name] = corner(values)
-        if info := infos.get(name):
-            found.append(_compare(info, should, values))
-        else:
-            error = _unmeasured(name, "", should.shape, should.source)
-            found.append(replace(error, cause="missing", detail="is missing from the file"))
+        info = infos.get(name)
+        error = _unmeasured(should, info)
+        if info and not error.cause:
+            stored = StoredRows(info, ggml)
+            measured[name] = MeasuredTensor(stored, *measure(stored, _matrix(values)))
+            error = _sized(info, should, measured[name])
+        found.append(error)
     for name in infos.keys() - wanted.keys():
-        error = _unmeasured(name, infos[name].type_name, infos[name].shape[::-1], "")
-        found.append(replace(error, cause="surplus", detail="is not expected"))
-    head_size = _head_size(header)
+        found.append(_unmeasured(None, infos[name]))
+    # Whether a rule holds in a file is known when all tensors are.
+    by_levels = holds_levels(measured.values())
+    seek = CauseSearch(corners, _head_size(header), by_levels=by_levels)
     explained = [
-        e
-        if e.cause or not e.wrong
-        else _explained(e, infos[e.name], wanted[e.name], head_size, corners)
-        for e in found
+        e if e.cause else seek.explained(e, measured[e.name], wanted[e.name]) for e in found
     ]
     return sorted(explained, key=lambda e: -(e.relative / e.allowed if e.allowed else np.inf))
 
 
+def _ggml() -> Rounding:
+    from turbopilot.llama.rounding import Rounding  # imports llama.cpp
+
+    return Rounding()
+
+
 def dequantized(info: TensorInfo) -> Array:
     """Return a tensor's values as float32, outermost dimension first."""
-    from gguf import GGMLQuantizationType
-    from gguf.quants import dequantize
-
-    raw = np.memmap(info.path, np.uint8, "r", info.offset, (info.n_bytes,))
-    shape = info.shape[::-1]
-    if info.type_name == "F32":
-        return raw.view(np.float32).reshape(shape)
-    if info.type_name == "F16":
-        return raw.view(np.float16).astype(np.float32).reshape(shape)
-    try:
-        kind = GGMLQuantizationType[info.type_name]
-        values: Array = dequantize(raw.reshape(int(np.prod(shape[:-1])), -1), kind)
-    except (KeyError, NotImplementedError) as e:
-        raise CorruptModel(
-            f"{info.path}: tensor {info.name!r} has type {info.type_name}, which verify cannot dequantize",
-            hint="verify the file that it was quantized from",
-        ) from e
-    return values.reshape(shape)
+    return StoredRows(info, _ggml()).values(slice(None)).reshape(info.shape[::-1])
 
 
-def _compare(info: TensorInfo, should: TargetTensor, values: Array) -> TensorError:
-    shape = info.shape[::-1]
+def _matrix(values: Array) -> Array:
+    """Return values as rows, (R, C); a vector is one row."""
+    return np.ascontiguousarray(values).reshape(-1, values.shape[-1])
+
+
+def _noise(info: TensorInfo) -> float:
+    """Return the relative error power of a tensor of another file, which is 0 for F32."""
+    kind = info.type_name
+    return 0.0 if kind == "F32" else _EXACT.get(kind, WEIGHT_NOISE.get(kind, 1.0))
+
+
+def _sized(info: TensorInfo, should: TargetTensor, found: MeasuredTensor) -> TensorError:
+    """Return the error of a whole tensor."""
+    error, power = float(found.figures.error.sum()), float(found.figures.power.sum())
+    relative = error / power if power else (np.inf if error else 0.0)
+    finite = np.isfinite(relative) or not power
     allowed = _EXACT.get(info.type_name, _ROOM * WEIGHT_NOISE.get(info.type_name, 1.0))
-    found = replace(_unmeasured(info.name, info.type_name, shape, should.source), allowed=allowed)
-    if shape != should.shape:
-        return replace(found, cause="shape", detail=f"has shape {shape}, not {should.shape}")
-    relative, largest = relative_error(dequantized(info), values)
-    return replace(found, relative=relative, max_abs=largest)
-
-
-def _unmeasured(name: str, type_name: str, shape: tuple[int, ...], source: str) -> TensorError:
-    return TensorError(name, type_name, shape, source, np.inf, np.inf, 0.0)
-
-
-def _explained(
-    error: TensorError,
-    info: TensorInfo,
-    should: TargetTensor,
-    head_size: int,
-    corners: Mapping[str, Array],
-) -> TensorError:
-    """Return the error with its cause filled in."""
-    suspect = Suspect(
-        error.name, info.type_name, dequantized(info), should.read(), error.relative, should.order, head_size
+    return TensorError(
+        info.name, info.type_name, info.shape[::-1], should.source, relative if finite else np.inf,
+        float(found.figures.largest.max()) if finite else np.inf, allowed + _ROOM * should.noise,
+        rows=0 if should.noise else found.stored.n_rows,
     )  # fmt: skip
-    if found := fault(suspect, corners):
-        return replace(error, cause=found[0], detail=found[1])
-    times = error.relative / error.allowed
-    words = f"has {times:.1f} times the error that {info.type_name} may have"
-    return replace(error, cause="noise", detail=words)
+
+
+def _unmeasured(should: TargetTensor | None, info: TensorInfo | None) -> TensorError:
+    """Return an error without figures; it has a cause if the file or the target lacks the tensor, or shapes differ."""
+    expected = should.shape if should else ()
+    shape = info.shape[::-1] if info else expected
+    name = should.name if should else info.name if info else ""
+    cause, detail = "", ""
+    if should is None:
+        cause, detail = "surplus", "is not expected"
+    elif info is None:
+        cause, detail = "missing", "is missing from the file"
+    elif shape != expected:
+        cause, detail = "shape", f"has shape {shape}, not {expected}"
+    kind, source = info.type_name if info else "", should.source if should else ""
+    return TensorError(name, kind, shape, source, np.inf, np.inf, 0.0, cause, detail)
+
+
+@dataclass(frozen=True, slots=True)
+class CauseSearch:
+    """Search for the causes of wrong tensors."""
+
+    corners: Mapping[str, Array]  # tensor name → corner of its expected values
+    head_size: int  # rows of an attention head; 0 if unknown
+    by_levels: bool  # whether the file's quantizer chose the nearest levels
+
+    def explained(
+        self, error: TensorError, found: MeasuredTensor, should: TargetTensor
+    ) -> TensorError:
+        """Return the error with its cause filled in; unchanged if the tensor is right."""
+        gross = not error.relative <= error.allowed
+        by_row = not should.noise
+        if not gross and not (by_row and found.suspicious(by_levels=self.by_levels)):
+            return error
+        values = should.read()
+        rows = _matrix(values)
+        wrong = examine(found, rows, by_levels=self.by_levels) if by_row else None
+        described = describe(wrong, rows, error.type_name) if wrong and wrong.any else None
+        if not gross and not described:
+            return error
+        suspect = Suspect(
+            error.name, error.type_name, dequantized(found.stored.info), values, error.relative, should.order,
+            self.head_size,
+        )  # fmt: skip
+        times = error.relative / error.allowed
+        noise = ("noise", f"has {times:.1f} times the error that {error.type_name} may have")
+        few = described if wrong and wrong.few else None
+        cause, detail = few or fault(suspect, self.corners) or described or noise
+        return replace(error, cause=cause, detail=detail)
 
 
 def _head_size(header: GgufHeader) -> int:

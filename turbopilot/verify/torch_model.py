@@ -7,7 +7,7 @@ network is not used.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -97,6 +97,12 @@ class TorchModel:
         if self.heard:
             self.heard(min(1.0, self._loaded / self._n_parameters))
         return _noisy(name, weight.to(self._device, self._dtype), noise)
+
+    @property
+    def rope_parameters(self) -> Mapping[str, Any]:
+        """Values of the rotary embedding, with the defaults of the model's class; empty if it has none."""
+        found = getattr(self._model.config, "rope_parameters", None)
+        return found if isinstance(found, Mapping) else {}
 
     def hidden(self, windows: Sequence[Sequence[int]]) -> list[Logits]:
         """Return the input of the output head, (T, D) for each window. Shorter windows are padded at the end."""

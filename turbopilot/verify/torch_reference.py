@@ -17,7 +17,7 @@ import numpy as np
 from turbopilot.base.errors import CorruptCheckpoint, InvalidInput
 from turbopilot.base.file_digest import file_digests
 from turbopilot.base.progress import Progress, silent
-from turbopilot.verify import hyperparameters, torch_model
+from turbopilot.verify import hyperparameters, tokenizer_files, torch_model
 from turbopilot.verify.reference_cache import ReferenceCache
 from turbopilot.verify.reference_tokenizer import open_tokenizer
 from turbopilot.verify.source import Change, Logits, Window
@@ -70,7 +70,10 @@ class TorchReference:
         }  # fmt: skip
         self.notes = ReferenceCache(cache, about)
         self.n_ctx = _n_ctx(folder, self._config)
-        self.hyperparameters = hyperparameters.of_config(self._config)
+        # Of a value that config.json lacks, transformers' default counts.
+        rope = {"rope_parameters": model.rope_parameters}
+        self.hyperparameters = hyperparameters.of_config({**rope, **self._config})
+        self.tokenizer_files = tokenizer_files.of_folder(folder)
 
     def tokenize(self, text: str) -> list[int]:
         """Return the token ids of a text."""

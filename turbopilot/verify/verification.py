@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from turbopilot.base.counts import count
 from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
@@ -22,7 +23,7 @@ from turbopilot.formats.gguf.check import check_model
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 from turbopilot.formats.gguf.split import files_of
 from turbopilot.llama.placement_wish import PlacementWish
-from turbopilot.verify import hyperparameters
+from turbopilot.verify import hyperparameters, tokenizer_files
 from turbopilot.verify.comparison import (
     compare_logits,
     compare_tokens,
@@ -55,7 +56,6 @@ from turbopilot.verify.windows import (
 
 _EXCERPT = 8  # tokens shown before a place
 _CPU = TorchDevice()
-_NAMED = 8  # wrong tensors listed as failures
 
 OpenTarget: TypeAlias = Callable[[], AbstractContextManager[TargetModel]]
 
@@ -71,7 +71,7 @@ class VerifyOptions:
     device: TorchDevice = _CPU  # runs the reference
     cache: Path | None = None  # folder for the reference's results; None to keep nothing
     placement: PlacementWish = PlacementWish(0)  # noqa: RUF009 — frozen; where the candidates' layers go
-    tensors: bool = False  # compare every tensor too; by default only if something failed
+    tensors: bool = True  # compare every row of every tensor; otherwise only norms and biases
 
 
 _DEFAULT = VerifyOptions()
@@ -142,6 +142,7 @@ def compare(
     found += hyperparameters.differences(
         reference.hyperparameters, hyperparameters.of_gguf(header.metadata)
     )
+    found += tokenizer_files.differences(reference.tokenizer_files, header.metadata)
     report = VerifyReport(
         candidate=candidate.name,
         reference=reference.name,
@@ -179,9 +180,10 @@ def explained(
 ) -> VerifyReport:
     """Return the report with the probable causes of its failures.
 
-    Norms and biases are always compared, matrices only if that is requested or a check failed.
+    Norms and biases are always compared; matrices are too, unless `options.tensors` is false and nothing failed.
     """
     everything = options.tensors or bool(report.failures)
+    skipped = "" if everything else "--no-tensors"
     tensors: tuple[TensorError, ...] = ()
     should: Mapping[str, Any] = {}
     if target:
@@ -189,16 +191,15 @@ def explained(
             with target() as whole:
                 found = tensor_errors(header, whole, progress, only_vectors=not everything)
                 tensors, should = tuple(found), dict(whole.metadata)
-        except TurboPilotError:
-            if options.tensors:
-                raise  # otherwise the verdict depends on the logits alone
-            everything = False
-    if not report.failures:
-        wrong = [t for t in tensors if t.wrong][:_NAMED]
-        lost = tuple(Failure("tensors", f"{t.name} {t.detail}") for t in wrong)
-        report = replace(report, failures=lost)
+        except TurboPilotError as e:
+            everything, skipped = False, e.message  # the verdict depends on the logits alone
+    if wrong := [t for t in tensors if t.wrong]:
+        more = f" (and {count(len(wrong) - 1, 'more tensor')})" if len(wrong) > 1 else ""
+        failure = Failure("tensors", f"{wrong[0].name} {wrong[0].detail}{more}")
+        report = replace(report, failures=(*report.failures, failure))
     findings = diagnose(report, header.metadata, should, tensors)
-    return replace(report, tensors=tensors if everything else None, findings=tuple(findings))
+    compared = tensors if everything and target else None
+    return replace(report, tensors=compared, rows_skipped=skipped, findings=tuple(findings))
 
 
 def _with_logits(

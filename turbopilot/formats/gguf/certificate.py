@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
@@ -61,6 +61,9 @@ class Certificate:
     date: str  # UTC, ISO 8601
     tensors_sha256: str  # see `Digests`
     metadata_sha256: str  # see `Digests`
+    compared_tensors: int = (
+        0  # tensors of which every row was compared; 0 if only norms and biases were
+    )
 
     @property
     def digests(self) -> Digests:
@@ -100,7 +103,9 @@ def read(header: GgufHeader) -> Certificate | None:
         return None
     values: dict[str, Any] = {}
     for field in fields(Certificate):
-        value = said.get(CERTIFICATE + field.name)
+        value = said.get(
+            CERTIFICATE + field.name, None if field.default is MISSING else field.default
+        )
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return None if _unfit(values) else Certificate(**values)
 
