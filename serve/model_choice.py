@@ -22,6 +22,7 @@ class NamedModel:
     family: str = ""
     fim: str = ""
     next_edit: str = ""
+    certificate: str = ""
 
 
 # A table, one option a field:

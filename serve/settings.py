@@ -72,6 +72,7 @@ class ModelOptions:
         family: model family by its usual name; "" if unknown.
         known_fim: layout of fill-in-the-middle prompts in the catalogue; "" if unknown.
         next_edit: name of the model's next-edit format; "" if it has none or it is unknown.
+        certificate: line about the file's valid certificate, or "".
     """
 
     ctx: Annotated[int | None, Option(
@@ -114,12 +115,13 @@ class ModelOptions:
     family: str = ""
     known_fim: str = ""
     next_edit: str = ""
+    certificate: str = ""
 
     def of(self, model: NamedModel) -> ModelOptions:
         """Return these options with what is known about a model."""
         return replace(
             self, chat_template=model.chat_template, family=model.family, known_fim=model.fim,
-            next_edit=model.next_edit,
+            next_edit=model.next_edit, certificate=model.certificate,
         )  # fmt: skip
 
 

@@ -90,7 +90,7 @@ class ModelHealth(TypedDict):
     """State of one model.
 
     `reason` is set if it is "failed" or "stalled", `devices` if it is loaded, `lora` if it has adapters, `upstreams` if
-    others compute it.
+    others compute it. `certificate` has the figures of the file's valid certificate (turbopilot verify --sign).
     """
 
     name: str
@@ -98,6 +98,7 @@ class ModelHealth(TypedDict):
     running: Count
     waiting: Count
     reason: NotRequired[str]
+    certificate: NotRequired[str]
     devices: NotRequired[list[DeviceHealth]]
     lora: NotRequired[list[AdapterHealth]]
     upstreams: NotRequired[list[UpstreamHealth]]

@@ -201,6 +201,8 @@ def _model_health(s: ModelStatus) -> ModelHealth:
         answer["devices"] = [_device_health(use) for use in s.devices]
     if s.reason:
         answer["reason"] = s.reason
+    if s.certificate:
+        answer["certificate"] = s.certificate
     if s.upstreams:
         answer["upstreams"] = [upstream_health(u) for u in s.upstreams]
     if s.adapters:

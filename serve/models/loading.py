@@ -138,6 +138,7 @@ def model_info(header: GgufHeader, options: ServerOptions, n_ctx: int, n_slots: 
         bos=facts.special_text(header, "bos"),
         eos=facts.special_text(header, "eos"),
         can_fill=facts.fim_layouts(header, options.model) is not None,
+        certificate=options.model.certificate,
     )
 
 

@@ -69,7 +69,10 @@ class PooledModel:
 
     def status(self, *, is_draining: bool) -> ModelStatus:
         """Return the model's state for `/health` and `/metrics`; `is_draining` is the pool's."""
-        return replace(self._status(is_draining), adapters=self.adapters.states)
+        certificate = self.info.certificate
+        return replace(
+            self._status(is_draining), adapters=self.adapters.states, certificate=certificate
+        )
 
     def _status(self, is_draining: bool) -> ModelStatus:
         if self.service:

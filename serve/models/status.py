@@ -27,6 +27,7 @@ class ModelInfo:
         chat_template: Jinja template for chats, or "".
         bos, eos: texts of the begin-of-sequence and end-of-sequence tokens; "" if the file does not name them.
         can_fill: whether the model has tokens for fill-in-the-middle.
+        certificate: line about the file's valid certificate, or "".
     """
 
     name: str
@@ -47,6 +48,7 @@ class ModelInfo:
     bos: str = ""
     eos: str = ""
     can_fill: bool = False
+    certificate: str = ""
 
     @property
     def can_chat(self) -> bool:
@@ -69,6 +71,7 @@ class ModelStatus:
         refused: number of completions refused because the queue was full.
         restarts: number of times that the engine failed and was restarted.
         reason: reason of "failed" and "stalled", else "".
+        certificate: line about the file's valid certificate, or "".
         adapters: the model's LoRA adapters.
         devices: what is in main memory and on each device; empty while the model is not loaded.
         upstreams: the engines that compute it elsewhere.
@@ -82,6 +85,7 @@ class ModelStatus:
     refused: int = 0
     restarts: int = 0
     reason: str = ""
+    certificate: str = ""
     adapters: tuple[AdapterState, ...] = ()
     devices: tuple[DeviceUse, ...] = ()
     upstreams: tuple[UpstreamStatus, ...] = ()

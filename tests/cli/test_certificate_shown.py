@@ -14,9 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from serve.model_choice import ModelChoice
+from serve.models.loading import make_pool
+from serve.settings import ServerOptions
 from tests.cli.test_inspect import hand_made, string
 from tests.support.signed import PLAIN, PREFIX, certificate_of, flip
 from turbopilot.app.certificates import at_start
+from turbopilot.app.served_models import with_models
 from turbopilot.base.progress import Reporter
 from turbopilot.cli import app
 from turbopilot.formats.gguf import digest as gguf_digest
@@ -261,3 +265,39 @@ def test_no_sign_hint_for_files_in_the_hub_cache(unsigned: Path, tmp_path: Path)
     assert at_start(blob, Reporter()) == (
         f"not verified; to verify the file, run turbopilot verify {blob} --against CHECKPOINT"
     )
+
+
+SOLVED = "infill: 40 of 100 exact, reference 41 (difference -1.0%, 95 % -4.6% … +2.7%, p 1)"
+
+
+def test_results_of_tasks_are_shown(unsigned: Path) -> None:
+    sign(unsigned, certificate_of(unsigned, completions=(SOLVED, "span: x")))
+    certificate = read(read_gguf(unsigned))
+    assert certificate
+    assert certificate.completions == (SOLVED, "span: x")
+    assert SOLVED in inspect(unsigned)
+    assert SOLVED in at_start(unsigned, Reporter())
+    options = ServerOptions(Path())
+    served = with_models(options, ModelChoice(model=str(unsigned)), Reporter())
+    (model,) = make_pool(served, lambda _: None).statuses
+    assert SOLVED in model.certificate
+    flip(unsigned, -1)
+    served = with_models(options, ModelChoice(model=str(unsigned)), Reporter())
+    assert not served.model.certificate
+
+
+def test_models_shows_certificates(unsigned: Path, demo_gguf: Path) -> None:
+    sign(unsigned, certificate_of(unsigned, completions=(SOLVED,)))
+    words = ["models", "--verified", str(unsigned), "--verified", str(demo_gguf)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    _, first, second, *_ = done.stdout.splitlines()
+    assert first.split()[:2] == ["m.gguf", "yes"]
+    assert second.split()[1] == "no"
+    assert SOLVED in " ".join(done.stdout.split())
+    flip(unsigned, -1)
+    found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["files"]
+    assert [(f["verified"], f["state"]) for f in found] == [
+        (False, "tensors changed"),
+        (False, "none"),
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from turbopilot.base.cache_folder import cache_folder
@@ -19,8 +20,23 @@ from turbopilot.formats.gguf.certificate import (
 from turbopilot.formats.gguf.edit import in_hub_cache
 from turbopilot.formats.gguf.file import read_gguf
 
-_WIDE = 80  # maximum characters to show of a text in a certificate
+_WIDE = 120  # maximum characters to show of a text in a certificate
+MOST_TASKS = 8  # maximum sets of tasks to show
 _RAN = ("torch", "transformers", "llama-cpp-python")
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A model file's certificate, None if it has none, and whether the file has changed since."""
+
+    path: Path
+    certificate: Certificate | None
+    state: State
+
+
+def certified(path: Path, reporter: Reporter) -> Certified:
+    """Return a file's certificate and its state; read the whole file if it has one."""
+    return Certified(path, read(read_gguf(path)), state_of(path, reporter))
 
 
 def state_of(path: Path, reporter: Reporter) -> State:
@@ -42,6 +58,8 @@ def lines(path: Path, certificate: Certificate, state: State) -> Iterator[tuple[
         yield "verified", f"{'yes:' if c.passed else 'no: the file failed'} {_against(c)}"
     yield "", _figures(c)
     yield "", _rows(c)
+    for text in c.completions[:MOST_TASKS]:
+        yield "", _short(text)
     if state == "valid":
         yield "", f"tensors and metadata are {SENTENCES[state]}"
 
@@ -64,7 +82,18 @@ def at_start(path: Path, reporter: Reporter) -> str:
         return f"the certificate of {path} is no longer valid: {SENTENCES[state]}: {_command(path)}"
     if not certificate.passed:
         return f"not verified: the file failed {_against(certificate)}"
-    return f"verified: {_against(certificate)}; {_figures(certificate)}; {_rows(certificate)}"
+    return f"verified: {_all(certificate)}"
+
+
+def of_clients(path: Path, reporter: Reporter) -> str:
+    """Return a line about a valid certificate for `/health`; "" if there is none, or the file failed."""
+    header = read_gguf(path)
+    certificate = read(header)
+    if certificate is None or not certificate.passed:
+        return ""
+    with reporter.progress("check") as progress:
+        found = remembered_digests(header, cache_folder(), progress)
+    return _all(certificate) if judge(certificate, found) == "valid" else ""
 
 
 def _command(path: Path) -> str:
@@ -77,6 +106,10 @@ def _against(c: Certificate) -> str:
     ran = [v for v in c.versions if v.partition(" ")[0] in _RAN]
     how = f" with {_short(', '.join(ran))}" if ran else ""
     return f"against {_short(c.reference)} on {c.date[:10]}{how}"
+
+
+def _all(c: Certificate) -> str:
+    return "; ".join([_against(c), _figures(c), _rows(c), *map(_short, c.completions[:MOST_TASKS])])
 
 
 def _figures(c: Certificate) -> str:

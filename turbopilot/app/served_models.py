@@ -11,7 +11,7 @@ from tempfile import TemporaryFile
 from serve.adapters import MOST_SCALE, AdapterFile, split_scale
 from serve.model_choice import ModelChoice, NamedModel
 from serve.settings import ServerOptions
-from turbopilot.app.certificates import at_start
+from turbopilot.app.certificates import at_start, of_clients
 from turbopilot.app.resolve import resolve_gguf
 from turbopilot.app.vocabulary import resolve_vocabulary
 from turbopilot.base.errors import InvalidInput
@@ -45,9 +45,9 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
             choice.model_type if not models else None
         )  # --model-type applies to the default model
         file = resolve_gguf(model, reporter, model_type=kind or "", wish=wish)
-        known = recognize_file(read_gguf(file))
-        facts = (known.chat_template, known.family, known.fim, known.next_edit) if known else ()
-        models.append(NamedModel(name, file, *facts))
+        models.append(
+            replace(_facts(NamedModel(name, file)), certificate=of_clients(file, reporter))
+        )
     default, *more = models
     return replace(
         options, model_file=default.file, model_name=default.name, more=tuple(more), caches=caches,
@@ -68,9 +68,16 @@ def _with_vocabulary(
                 hint=f"leave out {name}, and give it to the upstreams if they have it",
             )
     file = resolve_vocabulary(choice.model, reporter)
-    known = recognize_file(read_gguf(file))
-    facts = (known.chat_template, known.family, known.fim, known.next_edit) if known else ()
-    return replace(options, model_file=file, model=options.model.of(NamedModel("", file, *facts)))
+    return replace(options, model_file=file, model=options.model.of(_facts(NamedModel("", file))))
+
+
+def _facts(model: NamedModel) -> NamedModel:
+    """Return a model with what the catalogue knows about it."""
+    if known := recognize_file(read_gguf(model.file)):
+        return replace(
+            model, chat_template=known.chat_template, family=known.family, fim=known.fim, next_edit=known.next_edit
+        )  # fmt: skip
+    return model
 
 
 def _check_folder(folder: Path) -> None:

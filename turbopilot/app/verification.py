@@ -16,6 +16,7 @@ from turbopilot.formats.gguf.certificate import Certificate, sign
 from turbopilot.formats.gguf.digest import Digests, digests
 from turbopilot.formats.gguf.edit import check_editable
 from turbopilot.formats.old_ggml import is_old
+from turbopilot.tasks.report import TaskReport
 from turbopilot.verify import VerifyOptions, VerifyReport, verify
 from turbopilot.verify.tensor_errors import TargetModel, TargetTensor, gguf_target
 from turbopilot.verify.verification import OpenTarget
@@ -68,13 +69,20 @@ def verify_files(
     return VerifiedFiles(against, reference, reports, before)
 
 
-def sign_passed(verified: VerifiedFiles, reporter: Reporter) -> Iterator[Path]:
-    """Write a certificate into each file that passed and has a digest, and yield its path."""
+def sign_passed(
+    verified: VerifiedFiles, reporter: Reporter, tasks: Sequence[TaskReport] = ()
+) -> Iterator[Path]:
+    """Write a certificate into each file that passed and has a digest, and yield its path.
+
+    `tasks` are results of programming tasks, of any of the files.
+    """
     for report in verified.reports:
         path = Path(report.candidate)
         if report.passed and path in verified.digests:
             with reporter.progress("sign") as progress:
                 certificate = _certificate(report, verified.digests[path], verified.against)
+                lines = tuple(t.line for t in tasks if t.candidate == report.candidate)
+                certificate = replace(certificate, completions=lines)
                 sign(path, certificate, progress)
             yield path
 

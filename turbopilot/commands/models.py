@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +28,10 @@ class ModelsArguments:
     )] = ""
     fim: Annotated[bool, typer.Option("--fim", help="Show only models that support fill-in-the-middle.")] = False
     language: Annotated[str, typer.Option("--language", help="Show only models for this programming language.")] = ""
+    verified: Annotated[list[Path] | None, typer.Option(
+        "--verified", metavar="FILE", help="Instead, show the certificates of model files (turbopilot verify --sign), "
+        "and whether the files have changed since. Can be repeated.",
+    )] = None
     as_json: AsJson = False
 # fmt: on
 
@@ -42,7 +48,12 @@ def models(given: ModelsArguments) -> None:
     Example: turbopilot models --fits 8GiB --fim
 
     Example: turbopilot models santacoder
+
+    Example: turbopilot models --verified one.gguf --verified two.gguf
     """
+    if given.verified:
+        _show_certificates(given.verified, as_json=given.as_json)
+        return
     from turbopilot import catalog
     from turbopilot.base.sizes import parse_size
     from turbopilot.llama.model_memory import ModelMemory, usable_memory
@@ -69,6 +80,17 @@ def models(given: ModelsArguments) -> None:
         text.in_full(found[0], memory)
     else:
         text.table(found, memory)
+
+
+def _show_certificates(paths: Sequence[Path], *, as_json: bool) -> None:
+    from turbopilot.app.certificates import certified
+    from turbopilot.render import models as text
+
+    found = [certified(path, console.REPORTER) for path in paths]
+    if as_json:
+        console.emit_json({"files": [text.certificate_json(c) for c in found]})
+    else:
+        text.certificates(found)
 
 
 def _known(name: str) -> KnownModel:

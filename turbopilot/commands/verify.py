@@ -126,7 +126,7 @@ def verify(given: VerifyArguments) -> None:
         console.emit_json(whole[0] if len(whole) == 1 else {"reports": whole})
     if given.report:
         _write_page(given.report, reports, verified.reference)
-    for path in sign_passed(verified, console.REPORTER):
+    for path in sign_passed(verified, console.REPORTER, found):
         console.info(f"signed: {path}")
     if failed := [r for r in reports if not r.passed]:
         raise _failed(failed, given.against)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
+from turbopilot.app.certificates import MOST_TASKS, Certified
 from turbopilot.base.sizes import size
 from turbopilot.catalog import TYPES, KnownModel
 from turbopilot.catalog.prompt_speed import prompt_speeds
@@ -69,3 +70,44 @@ def in_full(model: KnownModel, memory: ModelMemory) -> None:
     for name, value in lines.items():
         if value:
             console.result(f"{name:<12}{value}")
+
+
+def certificates(found: Sequence[Certified]) -> None:
+    """Print a row for each file, and its results on programming tasks."""
+    columns = TableColumns(
+        ("file", "verified", "type", "mean KL", "top-1", "against", "date"),
+        left=("verified", "type", "against", "date"),
+        optional=("date", "top-1", "against", "type"),
+    )
+    rows = []
+    for one in found:
+        c = one.certificate
+        figures = (
+            [c.type_name, f"{c.mean_kl:.2e}", f"{c.top1:.2%}", c.reference, c.date[:10]]
+            if c
+            else [""] * 5
+        )
+        rows.append([one.path.name, _verified(one), *figures])
+    console.table("", columns, rows)
+    for one in found:
+        for text in one.certificate.completions[:MOST_TASKS] if one.certificate else ():
+            console.text(f"{one.path.name}: {text[:200]}")
+
+
+def certificate_json(one: Certified) -> dict[str, Any]:
+    """Return a certificate for JSON."""
+    c = one.certificate
+    return {
+        "file": str(one.path),
+        "state": one.state,
+        "verified": bool(c and c.passed and one.state == "valid"),
+        "certificate": asdict(c) if c else None,
+    }
+
+
+def _verified(one: Certified) -> str:
+    if one.certificate is None:
+        return "no"
+    if one.state != "valid":
+        return f"no longer: {one.state}"
+    return "yes" if one.certificate.passed else "failed"

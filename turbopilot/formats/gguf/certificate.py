@@ -61,9 +61,8 @@ class Certificate:
     date: str  # UTC, ISO 8601
     tensors_sha256: str  # see `Digests`
     metadata_sha256: str  # see `Digests`
-    compared_tensors: int = (
-        0  # tensors of which every row was compared; 0 if only norms and biases were
-    )
+    compared_tensors: int = 0  # of which every row was compared; 0 if only norms and biases were
+    completions: tuple[str, ...] = ()  # result of each set of programming tasks, as text
 
     @property
     def digests(self) -> Digests:
@@ -141,7 +140,8 @@ def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> N
         raise InvalidInput(f"{path}: has changed since the verification", hint="verify it again")
     keys: dict[str, Writable] = {CERTIFICATE + "format": _FORMAT}
     for name, value in values.items():
-        keys[CERTIFICATE + name] = list(value) if isinstance(value, tuple) else value
+        if value != ():
+            keys[CERTIFICATE + name] = list(value) if isinstance(value, tuple) else value
     set_metadata(path, keys, remove=CERTIFICATE, progress=writing)
 
 
