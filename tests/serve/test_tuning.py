@@ -236,12 +236,13 @@ def test_smaller_cache_is_recommended_only_if_more_layers_would_fit(demo_gguf: P
     header = read_gguf(demo_gguf)
 
     def advice(free: float, **more: Any) -> str:
-        options = ModelOptions(ctx=1024, n_seq=64, **more)
+        options = ModelOptions(ctx=1024, n_seq=1, **more)
         placement, machine = on_gpu(header, free, options)
         assert placement.need.cache_type == more.get("cache_type", "f16"), "never changed silently"
         return cache_type_advice(header, placement, machine, options)
 
-    short = 512 * 2**20 + 200e6
+    (all_there,) = on_gpu(header, GB, ModelOptions(ctx=1024, n_seq=1))[0].shares
+    short = 512 * 2**20 + all_there.total - 10**6
     assert advice(short).startswith("--cache-type q8_0 would put ")
     assert advice(8 * GB) == "", "all layers are there"
     assert advice(short, cache_type="q8_0") == ""
