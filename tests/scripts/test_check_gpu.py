@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from bench.gpu_check import (  # noqa: E402
 from bench.gpu_completions import NEAR_TIE, TokenChoices, lead_lost  # noqa: E402
 from bench.gpu_models import Models  # noqa: E402
 from bench.gpu_report import markdown  # noqa: E402
-from bench.servers import LLAMA_SERVER, OURS, Server  # noqa: E402
+from bench.servers import LLAMA_SERVER, OURS, Running, Server  # noqa: E402
 from bench.time_limit import Stopped, stopped_after  # noqa: E402
 
 PEERS = (Peer(Server(OURS, "python", "1")), Peer(Server(LLAMA_SERVER, "llama-server", "2")))
@@ -156,6 +158,30 @@ def test_speed_decides_the_work_of_all_servers_by_the_first(
     for name in ends:
         measured = [(work, n) for server, work, n in asked if server == name][1:]
         assert measured == list(zip(works, (1, 8, 32), strict=True))
+    assert all(row.speeds == {OURS: 50.0, LLAMA_SERVER: 50.0} for row in rows)
+
+
+def test_server_that_starts_slowly_is_measured_nevertheless(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = [0.0]
+    check = replace(check_in(tmp_path), sizes=FULL)
+    models = Models(check, "demo")
+    vars(models).update(n_layers=4)
+    (tmp_path / "demo-Q4_0.gguf").touch()
+    vars(models)["f16"] = tmp_path / "demo-F16.gguf"
+
+    @contextlib.contextmanager
+    def started(*_: Any, **__: Any) -> Iterator[Running]:
+        now[0] += 1000
+        yield Running(1, 1)
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(gpu_speed, "started", started)
+    pace = Pace(1000.0, 1000.0)
+    monkeypatch.setattr(gpu_speed.ServedSpeed, "_measure", lambda *_: (50.0, pace))
+    rows = [SpeedRow("Q4_0", "all", n) for n in (1, 8)]
+    gpu_speed.measure_cell(check, models, rows, 10, GpuResults())
     assert all(row.speeds == {OURS: 50.0, LLAMA_SERVER: 50.0} for row in rows)
 
 
