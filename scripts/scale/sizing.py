@@ -21,6 +21,7 @@ SLOWER: Final = (
     2.0  # a sufficient p95, as a multiple of that of one developer with a replica of their own
 )
 _MOST_EVENTS: Final = 60_000  # developers × seconds of one simulation
+_MANY: Final = 100
 _STEP: Final = 1.1  # large numbers of replicas are found to within 10 %
 
 
@@ -57,7 +58,9 @@ def sizes(
     for n in developers:
         typists = max(1, round(n * share))
         last = found[-1] if found else None
-        least = max(1, ceil(last.replicas * typists / last.typists * 0.7)) if last else 1
+        # Few developers are unevenly spread over replicas, and need more of them than many do.
+        first = 0.9 if last and last.typists >= _MANY else 0.7
+        least = max(1, ceil(last.replicas * typists / last.typists * first)) if last else 1
         found.append(_size(typing, times, (n, typists, least), p95))
     return found
 
