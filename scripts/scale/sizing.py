@@ -17,10 +17,11 @@ DEVELOPERS: Final = (1, 10, 100, 1_000, 10_000)
 # Share of the developers who type in the busiest hour. Developers write code for 52 minutes a day (Software.com, "Code
 # Time Report", 250,000 developers), 11 % of eight hours; the busiest hour is taken to have twice the mean.
 TYPING: Final = 0.22
-SLOWER: Final = (
-    2.0  # a sufficient p95, as a multiple of that of one developer with a replica of their own
-)
+# A sufficient p95, as a multiple of that of one developer with a replica of their own.
+SLOWER: Final = 2.0
 _MOST_EVENTS: Final = 60_000  # developers × seconds of one simulation
+_MANY: Final = 100
+_SHORTEST, _LONGEST = 40.0, 1800.0  # simulated seconds
 _STEP: Final = 1.1  # large numbers of replicas are found to within 10 %
 
 
@@ -52,18 +53,20 @@ def sizes(
         p95: limit in seconds; None is `SLOWER` × that of one developer alone.
     """
     if p95 is None:
-        p95 = SLOWER * _run(typing, times, Scenario(1, 1, seconds=900.0)).p95
+        p95 = SLOWER * _run(typing, times, Scenario(1, 1)).p95
     found: list[Size] = []
     for n in developers:
         typists = max(1, round(n * share))
         last = found[-1] if found else None
-        least = max(1, ceil(last.replicas * typists / last.typists * 0.7)) if last else 1
+        # Few developers are unevenly spread over replicas, and need more of them than many do.
+        first = 0.9 if last and last.typists >= _MANY else 0.7
+        least = max(1, ceil(last.replicas * typists / last.typists * first)) if last else 1
         found.append(_size(typing, times, (n, typists, least), p95))
     return found
 
 
 def _run(typing: Typing, times: StepTimes, scenario: Scenario) -> Outcomes:
-    seconds = min(scenario.seconds, max(40.0, _MOST_EVENTS / scenario.typists))
+    seconds = min(_LONGEST, max(_SHORTEST, _MOST_EVENTS / scenario.typists))
     return simulate(replace(scenario, seconds=seconds, warm_up=seconds / 3), typing, times)
 
 
@@ -80,9 +83,9 @@ def _size(typing: Typing, times: StepTimes, load: tuple[int, int, int], p95: flo
 
     @cache
     def at(n: int) -> Outcomes:
-        return _run(typing, times, Scenario(typists, n, AFFINITY, seconds=600.0))
+        return _run(typing, times, Scenario(typists, n, AFFINITY))
 
     while at(replicas).p95 > p95 and replicas < typists:
         replicas = min(typists, max(replicas + 1, int(replicas * _STEP)))
-    at_random = _run(typing, times, Scenario(typists, replicas, "random", seconds=600.0))
+    at_random = _run(typing, times, Scenario(typists, replicas, "random"))
     return Size(developers, typists, replicas, at(replicas), at_random)
