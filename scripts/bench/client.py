@@ -114,9 +114,13 @@ class Unframed:
         return part
 
 
-def request_bytes(method: str, path: str, body: bytes = b"", *, keep: bool = False) -> bytes:
-    """Return the bytes of a request."""
+def request_bytes(
+    method: str, path: str, body: bytes = b"", *, keep: bool = False, session: str = ""
+) -> bytes:
+    """Return the bytes of a request; `session` names the editor's session."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {HOST}", "Accept: */*"]
+    if session:
+        lines.append(f"X-TurboPilot-Session: {session}")
     if body or method == "POST":
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     if not keep:
@@ -161,7 +165,7 @@ def greedy(prompt: str, max_tokens: int, *, stream: bool) -> dict[str, Any]:
     return fields
 
 
-async def complete(port: int, fields: Mapping[str, Any]) -> Answer:
+async def complete(port: int, fields: Mapping[str, Any], *, session: str = "") -> Answer:
     """Request a completion and wait for its end; cancellation closes the connection.
 
     Raises:
@@ -171,7 +175,7 @@ async def complete(port: int, fields: Mapping[str, Any]) -> Answer:
     body = json.dumps(fields).encode()
     async with connected(port) as (reader, writer):
         began = time.perf_counter()
-        writer.write(request_bytes("POST", "/v1/completions", body))
+        writer.write(request_bytes("POST", "/v1/completions", body, session=session))
         seen = _Seen(bool(fields.get("stream")), int(fields["max_tokens"]))
         answer = Unframed()
         while not answer.complete:

@@ -37,7 +37,6 @@ KINDS: Final = {
 }
 # About 1,000 tokens of code; editor plugins send 1,000 to 2,000.
 BUDGET: Final = 3200  # characters
-_STEP: Final = BUDGET // 4
 
 Edit: TypeAlias = "str | int"
 
@@ -69,12 +68,12 @@ class Trace:
     files: tuple[tuple[str, str], ...]
     events: tuple[Event, ...]
 
-    def prompts(self) -> Iterator[str]:
-        """Yield the prompt of each event."""
+    def prompts(self, budget: int = BUDGET) -> Iterator[str]:
+        """Yield the prompt of each event, with at most `budget` characters."""
         open_files = [Buffer(text) for _, text in self.files]
         for event in self.events:
             open_files[event.file].apply(event.edits)
-            yield window(open_files[event.file].before)
+            yield window(open_files[event.file].before, budget)
 
 
 class Buffer:
@@ -99,7 +98,7 @@ class Buffer:
             self.text, self.cursor = head + self.text[self.cursor :], len(head)
 
 
-def window(text: str) -> str:
+def window(text: str, budget: int = BUDGET) -> str:
     r"""Return the end of a text as an editor sends it: all of a short text, else whole lines within the budget.
 
     The start moves in steps of a quarter of the budget. It thus stays the same from key to key, and the server can
@@ -111,9 +110,10 @@ def window(text: str) -> str:
     >>> len(window(long)) <= BUDGET and window(long + "x") == window(long) + "x"
     True
     """
-    if len(text) <= BUDGET:
+    if len(text) <= budget:
         return text
-    start = -(-(len(text) - BUDGET) // _STEP) * _STEP
+    step = budget // 4
+    start = -(-(len(text) - budget) // step) * step
     line = text.find("\n", start - 1) + 1
     return text[line or start :]
 

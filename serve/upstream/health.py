@@ -23,7 +23,9 @@ FORGIVEN_AFTER: Final = (
     10  # good answers in a row, after which earlier ejections do not count any more
 )
 SLOW_FACTOR: Final = 10.0
-SLOW_SECONDS: Final = 1.0  # a first token that comes sooner is never slow
+SLOW_SECONDS: Final = (
+    5.0  # a first token that comes sooner is never slow: it may have an empty cache
+)
 
 
 class Outcome(Enum):
@@ -39,7 +41,7 @@ class Outcome(Enum):
 
 @dataclass(slots=True)
 class Health:
-    """What the answers of one upstream say about it.
+    """Health of one upstream, by its answers.
 
     Attributes:
         failures: in a row, slow answers included.

@@ -33,7 +33,7 @@ _OWNERS: Final = {
     "sglang": SglangDialect.engine, "me": LlamaCppPythonDialect.engine,
 }  # fmt: skip
 # Requests that engines compute at once by default, if they do not report it. Sources: vLLM's max_num_seqs is 256 or
-# more; SGLang's max_running_requests depends on the memory; OLLAMA_NUM_PARALLEL is 1, and so is llama-cpp-python's lock.
+# more; SGLang's max_running_requests depends on the memory; OLLAMA_NUM_PARALLEL is 1; llama-cpp-python has a lock.
 _SLOTS: Final = {
     VllmDialect.engine: 64, SglangDialect.engine: 64, OllamaDialect.engine: 1, LlamaCppPythonDialect.engine: 1,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which upstreams one request is tried at, and when it is tried again.
+"""Tries of one request: at which upstreams, and when it is tried again.
 
 A request may be tried again if nothing of it has reached the client: after the first byte, a second answer would
 repeat or contradict what the client has.
@@ -30,7 +30,7 @@ def may_retry(outcome: Outcome, *, streamed: bool) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Try:
-    """One try: where, the seconds in which its first token must come (None: no limit), and whether it is a probe."""
+    """One try: its upstream, the seconds until its first token must come (None: no limit), whether it is a probe."""
 
     name: str
     limit: float | None

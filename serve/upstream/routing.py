@@ -1,8 +1,10 @@
-"""Which upstream gets a request, without a clock, threads or sockets: the caller passes the time and holds a lock.
+"""Choice of the upstream for a request, without a clock, threads or sockets.
 
-A request goes where its session, else its file, else the beginning of its prompt was before, since that upstream has
-its KV cache. Consistent hashing (`ring`) finds it without a table, the same in every front. No upstream gets more than
-`BALANCE` × the mean load; what is above goes on to the file's home, the prompt's, then along the ring.
+The caller passes the time and holds a lock.
+
+A request goes to the upstream of its session, else of its file, else of the beginning of its prompt, since that one
+has its KV cache. Consistent hashing (`ring`) finds it without a table, the same in every front. No upstream gets more
+than `BALANCE` × the mean load; further requests go to the file's home, the prompt's, then along the ring.
 
 Source of the bound: Mirrokni, Thorup and Zadimoghaddam, "Consistent Hashing with Bounded Loads" (arXiv 1608.01350): no
 server above ⌈c·m/n⌉ of m requests on n servers. Vimeo, brpc and liblb use c = 1.25 for requests in flight. Ours lets an
@@ -54,7 +56,7 @@ def prompt_key(prompt: str | Sequence[int]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class RouteKey:
-    """What ties a request to an upstream, the strongest tie first; without any, the least loaded gets it."""
+    """Ties of a request to an upstream, the strongest first; without any, the least loaded gets it."""
 
     session: str | None = None
     file: str | None = None

@@ -63,7 +63,7 @@ def test_good_answer_ends_the_count_of_failures() -> None:
 
 
 @pytest.mark.parametrize("outcome", [Outcome.BUSY, Outcome.CANCELLED, Outcome.REJECTED, Outcome.OK])
-def test_answers_that_are_no_fault_of_the_upstream_do_not_eject(outcome: Outcome) -> None:
+def test_busy_cancelled_and_rejected_answers_do_not_eject(outcome: Outcome) -> None:
     of = router(*"ab")
     for _ in range(100):
         answer(of, "b", outcome)
@@ -195,7 +195,7 @@ def test_no_upstream_is_left_if_all_failed() -> None:
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_only_what_has_not_streamed_is_tried_again(outcome: Outcome) -> None:
+def test_request_that_has_streamed_is_not_tried_again(outcome: Outcome) -> None:
     assert not may_retry(outcome, streamed=True)
     assert may_retry(outcome, streamed=False) == (outcome in ELSEWHERE)
 

@@ -1,4 +1,4 @@
-"""The router: where requests go, how far the load of one upstream may grow, and what changes when upstreams do."""
+"""The router: the upstream of a request, how far its load may grow, and changes of the upstreams."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_session_outweighs_file_and_file_outweighs_prompt() -> None:
         assert of.pick(RouteKey(file=f"f{i}", prefix=f"p{i}"), 0.0) == alone
 
 
-def test_what_exceeds_the_bound_goes_to_the_home_of_its_file() -> None:
+def test_request_above_the_bound_goes_to_the_home_of_its_file() -> None:
     of = router(*"abcdefgh", slots=1)
     homes_of_files = {of.pick(RouteKey(file=str(i)), 0.0): str(i) for i in range(200)}
     home = of.pick(RouteKey(session="s"), 0.0)
@@ -189,7 +189,7 @@ def test_prompt_without_a_whole_block_has_no_key() -> None:
     assert prompt_key([1, 2, 3]) is None
 
 
-def test_key_of_tokens_ignores_what_follows_the_first_blocks() -> None:
+def test_key_of_tokens_ignores_tokens_after_the_first_blocks() -> None:
     start = list(range(1_000))
     assert prompt_key([*start, 1]) == prompt_key([*start, 2, 3])
     assert prompt_key([7, *start]) != prompt_key(start)
