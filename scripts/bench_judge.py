@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Count how many planted faults `verify` refuses and names, and how many sound files it refuses.
 
-    python scripts/bench_judge.py                            # all families, faults and sound files: an hour
+    python scripts/bench_judge.py                            # all families, faults and sound files: half an hour
     python scripts/bench_judge.py --families llama --each 4  # one family, four faults of each type
     python scripts/bench_judge.py --sound                    # only sound files
     python scripts/bench_judge.py --sizes --families llama   # the smallest size of each fault that is refused
@@ -50,10 +50,19 @@ from turbopilot.verify.texts import token_battery  # noqa: E402
 
 TYPES = ("f32", "q8_0", "q4_k_m", "iq3_s")
 SOUND = (
-    "f32", "f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q4_1", "q5_0", "iq4_nl", "iq4_xs", "q3_k_m", "q2_k",
+    "f32",
+    "f16",
+    "q8_0",
+    "q6_k",
+    "q5_k_m",
+    "q4_k_m",
+    "q4_0",
+    "q5_0",
+    "iq4_xs",
+    "q3_k_m",
     "iq3_s",
-)  # fmt: skip
-WITH_MATRIX = ("q6_k", "q4_k_m", "q4_0", "q5_1", "iq4_nl", "iq4_xs", "q3_k_m", "iq3_s")
+)
+WITH_MATRIX = ("q4_k_m", "q4_0", "iq4_nl")
 TIED = ("llama", "qwen2", "starcoder2", "mistral")
 POSITIONS = 500
 

@@ -87,12 +87,15 @@ def test_change_after_signing_is_reported(lab: Lab, tmp_path: Path) -> None:
     assert certificate.positions > 500
     assert any("model.safetensors" in file for file in certificate.reference_files)
     assert {t.name: t.n_bytes for t in header.tensors} == {n: t.n_bytes for n, t in before.items()}
-    tensor = header.tensors[0]
-    data = np.memmap(path, np.uint8, "r+", tensor.offset, (tensor.n_bytes,))
-    data[0] ^= 1
+    changed = next(t for t in header.tensors if t.type_name == "Q4_0")
+    data = np.memmap(path, np.uint8, "r+", changed.offset, (changed.n_bytes,))
+    data[4] ^= 1  # the next level of one weight
     data.flush()
     assert check(read_gguf(path)) == "tensors changed"
     again = verify(lab, path, "--sign")
+    assert again.exit_code == 7, "one level of one weight has changed"
+    assert changed.name in again.stderr
+    again = verify(lab, path, "--no-tensors", "--sign")
     assert again.exit_code == 0, again.output
     assert check(read_gguf(path)) == "valid", "the changed file was signed again"
 

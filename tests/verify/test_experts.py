@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from quantize import QuantizeOptions, quantize
 from quantize.imatrix import read_imatrix
 from tests.support.gguf_faults import Edit, tensor, zeroed
 from tests.support.imatrix_lab import run
+from tests.support.tiny import tiny_checkpoint
 from tests.support.verify_lab import Lab
 from turbopilot.formats.gguf.edit import set_metadata
 from turbopilot.formats.gguf.file import GgufHeader, read_gguf
@@ -20,6 +23,7 @@ from turbopilot.verify import hyperparameters
 from turbopilot.verify.source import Change
 from turbopilot.verify.stored_parameters import stored
 from turbopilot.verify.torch_model import TorchDevice, TorchModel
+from turbopilot.verify.torch_reference import TorchReference
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +185,15 @@ def test_importance_matrix_weighs_each_expert(moe: Lab, tmp_path: Path) -> None:
     assert types["blk.1.ffn_up_exps.weight"] == "IQ2_XS"
     assert types["blk.1.ffn_gate_inp.weight"] == "F32"
     assert report.bits_after < 4
+
+
+def test_rope_base_that_config_json_lacks_is_that_of_the_class(tmp_path: Path) -> None:
+    lab = Lab("codegen", tmp_path, n_layer=1)  # built into the code of CodeGen
+    assert lab.reference.hyperparameters["rope.freq_base"] == 10000.0
+    moe = tiny_checkpoint("qwen3moe", tmp_path / "moe", num_hidden_layers=1)
+    config = json.loads((moe / "config.json").read_text())
+    for key in ("rope_theta", "rope_parameters", "rope_scaling"):
+        config.pop(key, None)
+    (moe / "config.json").write_text(json.dumps(config))
+    base = TorchReference(moe).hyperparameters["rope.freq_base"]
+    assert base == transformers.Qwen3MoeConfig().rope_parameters["rope_theta"]

@@ -90,11 +90,14 @@ def test_faulty_weights_fail_verification(lab: Lab, fault: str, type_name: str) 
 
 @pytest.mark.parametrize("type_name", ["f32", "q4_0"])
 @pytest.mark.parametrize("fault", TOKENIZER_FAULTS)
-def test_tokenizer_fault_fails_only_the_token_check(lab: Lab, fault: str, type_name: str) -> None:
+def test_tokenizer_fault_fails_only_checks_of_the_tokenizer(
+    lab: Lab, fault: str, type_name: str
+) -> None:
     if fault == "token of spaces lost" and "gptj" in str(lab.checkpoint):
         pytest.skip("GPT-J has no tokens of spaces")
     report = lab.judge_faulty(type_name, TOKENIZER_FAULTS[fault], token_battery())
-    assert {f.check for f in report.failures} == {"tokens"}
+    checks = {f.check for f in report.failures}
+    assert {"tokens"} < checks <= {"tokens", "merges", "vocabulary"}
     assert "the checkpoint has" in report.failures[0].message
 
 

@@ -266,6 +266,12 @@ def test_row_that_holds_another_one_is_described(values: Array) -> None:
     )  # fmt: skip
 
 
+def test_few_rows_are_not_the_whole_tensor(values: Array) -> None:
+    assert wrong_rows(values, values, [1, 2]).few
+    assert not wrong_rows(values, values, list(range(7))).few, "more than half of the rows"
+    assert not wrong_rows(values, values, list(range(12))).few
+
+
 def test_nan_and_single_weights_are_described(values: Array) -> None:
     got = values.copy()
     got[2, 9] = 50

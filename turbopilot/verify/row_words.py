@@ -36,8 +36,10 @@ class WrongRows:
     @property
     def few(self) -> bool:
         """Whether it is not the whole tensor that is wrong: a few columns, rows, or entries of a vector."""
-        n = len(self.entries) if self.n_rows == 1 else len(self.rows)
-        return bool(len(self.columns)) or 0 < n <= _FEW
+        n, of = len(self.rows), self.n_rows
+        if self.n_rows == 1:
+            n, of = len(self.entries), self.values.shape[1]
+        return bool(len(self.columns)) or 0 < n <= min(_FEW, of // 2)
 
     @property
     def entries(self) -> Indices:

@@ -99,10 +99,10 @@ class TorchModel:
         return _noisy(name, weight.to(self._device, self._dtype), noise)
 
     @property
-    def rope_parameters(self) -> Mapping[str, Any]:
-        """Values of the rotary embedding, with the defaults of the model's class; empty if it has none."""
+    def rope_base(self) -> float | None:
+        """Base of the rotary embedding, by default that of the model's class; None if the config has none."""
         found = getattr(self._model.config, "rope_parameters", None)
-        return found if isinstance(found, Mapping) else {}
+        return found.get("rope_theta") if isinstance(found, Mapping) else None
 
     def hidden(self, windows: Sequence[Sequence[int]]) -> list[Logits]:
         """Return the input of the output head, (T, D) for each window. Shorter windows are padded at the end."""

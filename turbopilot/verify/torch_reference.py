@@ -70,8 +70,8 @@ class TorchReference:
         }  # fmt: skip
         self.notes = ReferenceCache(cache, about)
         self.n_ctx = _n_ctx(folder, self._config)
-        # Of a value that config.json lacks, transformers' default counts.
-        rope = {"rope_parameters": model.rope_parameters}
+        # If config.json lacks the RoPE base, the default of the model's class counts.
+        rope = {"rope_theta": model.rope_base}
         self.hyperparameters = hyperparameters.of_config({**rope, **self._config})
         self.tokenizer_files = tokenizer_files.of_folder(folder)
 
