@@ -281,7 +281,7 @@ def test_results_of_tasks_are_shown(unsigned: Path) -> None:
     served = with_models(options, ModelChoice(model=str(unsigned)), Reporter())
     (model,) = make_pool(served, lambda _: None).statuses
     assert SOLVED in model.certificate
-    flip(unsigned, -1)
+    flip(unsigned, read_gguf(unsigned).tensors[0].offset)
     served = with_models(options, ModelChoice(model=str(unsigned)), Reporter())
     assert not served.model.certificate
 
@@ -295,7 +295,7 @@ def test_models_shows_certificates(unsigned: Path, demo_gguf: Path) -> None:
     assert first.split()[:2] == ["m.gguf", "yes"]
     assert second.split()[1] == "no"
     assert SOLVED in " ".join(done.stdout.split())
-    flip(unsigned, -1)
+    flip(unsigned, read_gguf(unsigned).tensors[0].offset)
     found = json.loads(CliRunner().invoke(app, [*words, "--json"]).stdout)["files"]
     assert [(f["verified"], f["state"]) for f in found] == [
         (False, "tensors changed"),

@@ -41,7 +41,16 @@ def test_help_shows_examples(verb: str) -> None:
 def test_serve_help_has_sections() -> None:
     _, out, _ = run("serve", "--help")
     titles = [line for line in out.splitlines() if line.endswith(":") and not line.startswith(" ")]
-    sections = ["Models:", "Server:", "Model:", "Devices:", "Requests:", "Security:", "Log:"]
+    sections = [
+        "Models:",
+        "Server:",
+        "Model:",
+        "Devices:",
+        "Upstreams:",
+        "Requests:",
+        "Security:",
+        "Log:",
+    ]
     assert titles == ["Arguments:", "Options:", *sections]
 
 

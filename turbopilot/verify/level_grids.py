@@ -132,7 +132,8 @@ def _off_grid(
     zero = (*grid.cleared, 0)
     unit = ggml.values(_with_bytes(type_name, packed, zero, grid.ones), type_name)
     base: Floats = np.zeros_like(unit)
-    if len(grid.levels) == 2 and grid.levels[0] == 0:
+    has_minimum = len(grid.levels) == 2 and grid.levels[0] == 0
+    if has_minimum:
         base = ggml.values(_with_bytes(type_name, packed, zero), type_name)
         unit -= base
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -145,6 +146,7 @@ def _off_grid(
             # relative to the stored scale; the true one may be smaller, by half of the least number at most
             near_zero = np.minimum(_F16_LEAST * grid.rounded * np.abs(inverse), np.float32(0.5))
             slack += (_F16 + near_zero / (1 - near_zero)) * reach
+            slack += near_zero * has_minimum  # the stored minimum is rounded too
         if len(grid.levels) == 2:
             beyond = np.abs(np.clip(wanted, *grid.levels) - stored) - np.float32(0.5)
         else:

@@ -140,8 +140,7 @@ def sign(path: Path, certificate: Certificate, progress: Progress = silent) -> N
         raise InvalidInput(f"{path}: has changed since the verification", hint="verify it again")
     keys: dict[str, Writable] = {CERTIFICATE + "format": _FORMAT}
     for name, value in values.items():
-        if value != ():
-            keys[CERTIFICATE + name] = list(value) if isinstance(value, tuple) else value
+        keys[CERTIFICATE + name] = list(value) if isinstance(value, tuple) else value
     set_metadata(path, keys, remove=CERTIFICATE, progress=writing)
 
 
