@@ -16,11 +16,12 @@ from typing import Literal, TypeAlias
 from serve.engine import Engine
 from serve.metrics import EngineMetrics
 from serve.request import Event, Finished, Usage
+from serve.runner.admission import Admission
 from serve.runner.compute_lock import ComputeLock
 from serve.runner.generation import Generation
 from serve.runner.restart_limit import RestartLimit, engine_failure
 from serve.runner.step_watch import StepWatch
-from serve.runner.throughput import LONGEST, Throughput
+from serve.runner.throughput import LONGEST
 from turbopilot.base.errors import DeviceLost, ModelChanged, Overloaded, TurboPilotError
 from turbopilot.base.threads import too_many_threads
 
@@ -31,7 +32,7 @@ PAUSE = 0.05  # seconds without a request after which the engine may look ahead
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | TurboPilotError | None
 
 
-class EngineRunner:
+class EngineRunner(Admission):
     """Runs an engine in a separate thread.
 
     Args:
@@ -51,22 +52,12 @@ class EngineRunner:
         compute_lock: ComputeLock | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock)
         self._engine = engine
         self._max_open = max_open
         self.watch = StepWatch(engine, compute_lock or ComputeLock())
-        self._clock = clock
         self._inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
-        # Protects the attributes below. Reentrant: a signal handler may stop the runner while this thread holds it.
-        self._lock = threading.RLock()
-        self._idle = threading.Condition(self._lock)
-        self._refuse: TurboPilotError | None = None
-        self._throughput = Throughput()
-        # Written under the lock; each may be read without it.
-        self.is_cut = False  # whether a shutdown cancelled the open requests
-        self.n_open = 0  # queued and running requests
-        self.n_refused = 0  # generations refused because the queue was full
-        self.n_restarts = 0  # number of restarts after a failure
-        self.failure: TurboPilotError | None = None  # the error that ended the engine, if any
+        self.n_restarts = 0  # number of restarts after a failure; written under the lock
         # Used only by the engine's thread:
         self._open: dict[int, Generation] = {}  # by the ids of their requests
         self._next_id = 0
@@ -85,11 +76,6 @@ class EngineRunner:
             self._warm.wait()
 
     @property
-    def is_draining(self) -> bool:
-        """Whether new generations are refused because the server is shutting down."""
-        return self._refuse is not None and self.failure is None
-
-    @property
     def metrics(self) -> EngineMetrics:
         """The engine's metrics."""
         return self._engine.metrics
@@ -101,36 +87,15 @@ class EngineRunner:
             Overloaded: the queue is full, the engine is stalled, or the server is shutting down.
             DecoderFailed: the engine has failed and was not restarted.
         """
-        n = len(generation.requests)
         with self._lock:
-            if self._refuse:
-                raise self._refuse
-            if stalled := self.watch.stalled:
-                raise Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
-            excess = self.n_open + n - self._max_open
-            if self.n_open and excess > 0:
-                self.n_refused += 1
-                raise Overloaded(
-                    f"the queue is full: {self.n_open} waiting or running",
-                    retry_after=self._throughput.seconds_until(excess, self._clock()),
-                    hint="try again",
-                )
-            self.n_open += n
+            stalled = self.watch.stalled
+            error = Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
+            self._admit(len(generation.requests), self._max_open, error if stalled else None)
             self._inbox.put(("begin", generation))
 
     def cancel(self, generation: Generation) -> None:
         """Cancel the requests of a generation that have not ended."""
         self._inbox.put(("cancel", generation))
-
-    def drain(self) -> None:
-        """Refuse new generations from now on."""
-        with self._lock:
-            self._refuse = self._refuse or Overloaded("the server is shutting down")
-
-    def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no request is queued or running; return False after `timeout` seconds."""
-        with self._idle:
-            return self._idle.wait_for(lambda: not self.n_open, timeout)
 
     def request_stop(self) -> None:
         """Refuse new generations and cancel the open ones, without waiting for the thread."""
@@ -265,13 +230,6 @@ class EngineRunner:
     def _end_all(self, last: Finished) -> None:
         for request_id in list(self._open):
             self._end(request_id, last)
-
-    def _count_ended(self, n: int) -> None:
-        with self._lock:
-            self._throughput.note(n, self._clock())
-            self.n_open -= n
-            if not self.n_open:
-                self._idle.notify_all()
 
     def _shut_down(self, failure: TurboPilotError | None) -> None:
         """End all accepted requests, including those in the inbox."""

@@ -18,8 +18,8 @@ import numpy as np
 from serve.decoder import Tokenizer
 from serve.metrics import EngineMetrics
 from serve.request import Finished, GenerationRequest
+from serve.runner.admission import Admission
 from serve.runner.generation import Generation
-from serve.runner.throughput import Throughput
 from serve.upstream.retry import Tries
 from serve.upstream.upstream_call import UpstreamCall
 from serve.upstream.upstream_set import CHECK_SECONDS, UpstreamSet
@@ -50,7 +50,7 @@ class UpstreamWatch:
         return self._upstreams.trouble
 
 
-class UpstreamRunner:
+class UpstreamRunner(Admission):
     """Runs generations at upstreams. See `serve.runner.contract.Runner`.
 
     Args:
@@ -64,7 +64,6 @@ class UpstreamRunner:
 
     is_remote = True
     n_restarts = 0
-    failure: TurboPilotError | None = None
 
     def __init__(
         self,
@@ -76,28 +75,15 @@ class UpstreamRunner:
         random_seed: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(clock)
         self.upstreams = upstreams
         self.watch = UpstreamWatch(upstreams)
-        self.metrics = EngineMetrics()
+        self.metrics = EngineMetrics()  # protected by the lock, as the attributes below
         self._tokenizer, self._n_ctx, self._max_queue = tokenizer, n_ctx, max_queue
-        self._clock = clock
         self._seeds = None if random_seed is None else np.random.default_rng(random_seed % 2**64)
-        self._throughput = Throughput()
-        # Protects the attributes below and the metrics. Reentrant: see EngineRunner.
-        self._lock = threading.RLock()
-        self._idle = threading.Condition(self._lock)
-        self._refuse: TurboPilotError | None = None
         self._open: dict[Generation, list[UpstreamCall]] = {}
         self._sessions: dict[str, Generation] = {}
-        self.is_cut = False
-        self.n_open = 0
-        self.n_refused = 0
         self._threads = ThreadPoolExecutor(MOST_THREADS, "turbopilot-upstream")
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether new generations are refused because the server is shutting down."""
-        return self._refuse is not None
 
     def submit(self, generation: Generation) -> None:
         """Send a generation.
@@ -110,20 +96,11 @@ class UpstreamRunner:
         for request in generation.requests:
             self._check(request)
         tries = [self.upstreams.tries(request) for request in generation.requests]
-        n = len(generation.requests)
         with self._lock:
-            if self._refuse:
-                raise self._refuse
-            if trouble := self.watch.stalled:
-                raise Overloaded(trouble, retry_after=int(CHECK_SECONDS), hint="try again")
-            excess = self.n_open + n - self.upstreams.n_slots - self._max_queue
-            if self.n_open and excess > 0:
-                self.n_refused += 1
-                raise Overloaded(
-                    f"the queue is full: {self.n_open} waiting or running",
-                    retry_after=self._throughput.seconds_until(excess, self._clock()),
-                    hint="try again",
-                )
+            trouble = self.watch.stalled
+            error = Overloaded(trouble, retry_after=int(CHECK_SECONDS), hint="try again")
+            most = self.upstreams.n_slots + self._max_queue
+            self._admit(len(generation.requests), most, error if trouble else None)
             if name := generation.requests[0].supersedes:
                 if earlier := self._sessions.get(name):
                     self._cancel(earlier, "superseded")
@@ -142,7 +119,6 @@ class UpstreamRunner:
                 for i, r in enumerate(generation.requests)
             ]
             self._open[generation] = calls
-            self.n_open += n
             self.metrics.running = self.n_open
             for call, its_tries in zip(calls, tries, strict=True):
                 self.metrics.prompt_tokens += call.request.n_prompt
@@ -217,11 +193,8 @@ class UpstreamRunner:
         m.finish(call.how if last.reason == "cancelled" else last.reason)
         m.cached_tokens += last.usage.cached_tokens
         m.generated_tokens += last.usage.completion_tokens
-        self._throughput.note(1, self._clock())
-        self.n_open -= 1
+        self._count_ended(1)
         m.running = self.n_open
-        if not self.n_open:
-            self._idle.notify_all()
 
     def cancel(self, generation: Generation) -> None:
         """Cancel the requests of a generation that have not ended."""
@@ -231,16 +204,6 @@ class UpstreamRunner:
     def _cancel(self, generation: Generation, how: str) -> None:
         for call in self._open.get(generation, ()):
             call.cancel(how)
-
-    def drain(self) -> None:
-        """Refuse new generations from now on."""
-        with self._lock:
-            self._refuse = self._refuse or Overloaded("the server is shutting down")
-
-    def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no request is running; return False after `timeout` seconds."""
-        with self._idle:
-            return self._idle.wait_for(lambda: not self.n_open, timeout)
 
     def request_stop(self) -> None:
         """Refuse new generations and cancel the open ones, without waiting for their end."""
