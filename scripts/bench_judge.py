@@ -10,8 +10,8 @@
 
 A fault is refused if `verify` fails, or cannot load the file. It is named if a line of the report has the name of the
 faulty tensor or key. Models are tiny and random, one of each family of tests/support. A fault that a family cannot have
-(an expert in a dense model) is drawn again. Sound files are of every type, with and without an importance matrix of
-uneven weights, and with tied embeddings. `--json` writes all results, for tables of several runs.
+(an expert in a dense model) is drawn again. Sound files are of every type, with and without the model's importance
+matrix, and with tied embeddings. `--json` writes all results, for tables of several runs.
 """
 
 from __future__ import annotations
@@ -38,11 +38,12 @@ from bench.random_checkpoint import GEOMETRY, make_checkpoint  # noqa: E402
 
 from converters import convert  # noqa: E402
 from quantize import QuantizeOptions, quantize  # noqa: E402
-from quantize.imatrix import Entry, Imatrix, write_imatrix  # noqa: E402
+from quantize.imatrix import GatherOptions, gather  # noqa: E402
 from tests.support.tiny import FAMILY  # noqa: E402
 from tests.support.verify_lab import Lab  # noqa: E402
 from turbopilot.app.verification import target_of  # noqa: E402
 from turbopilot.base.errors import TurboPilotError  # noqa: E402
+from turbopilot.corpus import calibration_text  # noqa: E402
 from turbopilot.formats.gguf.file import read_gguf  # noqa: E402
 from turbopilot.verify import VerifyOptions, verify  # noqa: E402
 from turbopilot.verify.tensor_errors import tensor_errors  # noqa: E402
@@ -124,16 +125,10 @@ def varied(lab: Lab, family: str, seed: int) -> Iterator[Judged]:
                     yield judge(lab, path, words, (family, type_name, kind, size))
 
 
-def uneven_matrix(model: Path, path: Path) -> Path:
-    """Write an importance matrix whose weights differ by factors of up to a thousand, as those of real models do."""
-    rng = np.random.default_rng(1)
-    entries = {}
-    for t in read_gguf(model).tensors:
-        if len(t.shape) > 1:
-            stack = t.shape[2] if len(t.shape) > 2 else 1
-            sums = np.exp(1.5 * rng.standard_normal((stack, t.shape[0]))).astype(np.float32)
-            entries[t.name] = Entry(sums, np.ones(stack, np.int64))
-    write_imatrix(path, Imatrix(entries, ("uneven",), 1, 1))
+def own_matrix(model: Path, path: Path) -> Path:
+    """Write the importance matrix of a model, gathered over a few thousand tokens of code."""
+    options = GatherOptions("calibration", chunks=64, chunk_size=64)
+    gather(model, path, calibration_text(), options, force=True)
     return path
 
 
@@ -141,7 +136,7 @@ def sound(lab: Lab, family: str, types: tuple[str, ...] = SOUND) -> Iterator[Jud
     """Judge sound files of many types, with and without an importance matrix."""
     for type_name in types:
         yield judge(lab, lab.gguf(type_name), [], (family, type_name, "", 0.0))
-    matrix = uneven_matrix(lab.gguf("f32"), lab.folder / "matrix.gguf")
+    matrix = own_matrix(lab.gguf("f32"), lab.folder / "matrix.gguf")
     path = lab.folder / "sound.gguf"
     for type_name in WITH_MATRIX if types is SOUND else WITH_MATRIX[:2]:
         options = QuantizeOptions(imatrix=matrix)

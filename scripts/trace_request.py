@@ -2,7 +2,7 @@
 """Count the files and types that one streamed completion uses, from its connection to its first token.
 
     python scripts/trace_request.py
-    python scripts/trace_request.py --most-files 46 --most-types 22
+    python scripts/trace_request.py --most-files 47 --most-types 22
 
 The server runs in this process on a loopback socket, with a fake decoder of tests/support instead of llama.cpp. The
 first request warms up the server. The second is traced with a profile function in all threads.

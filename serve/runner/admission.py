@@ -39,20 +39,19 @@ class Admission:
         """Whether new generations are refused because the server is shutting down."""
         return self._refuse is not None and self.failure is None
 
-    def _admit(self, n: int, most: int, stalled: Overloaded | None) -> None:
+    def _admit(self, n: int, most: int) -> None:
         """Count `n` new requests; the caller holds the lock.
 
         Args:
             n: requests of a generation.
             most: maximum number of open requests, unless a single generation has more.
-            stalled: the error if requests get no answer at present.
 
         Raises:
-            Overloaded: the queue is full, requests get no answer, or the server is shutting down.
+            Overloaded: the queue is full, or the server is shutting down.
             TurboPilotError: the runner has failed.
         """
-        if error := self._refuse or stalled:
-            raise error
+        if self._refuse:
+            raise self._refuse
         excess = self.n_open + n - most
         if self.n_open and excess > 0:
             self.n_refused += 1

@@ -88,9 +88,9 @@ class EngineRunner(Admission):
             DecoderFailed: the engine has failed and was not restarted.
         """
         with self._lock:
-            stalled = self.watch.stalled
-            error = Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
-            self._admit(len(generation.requests), self._max_open, error if stalled else None)
+            if not self._refuse and (stalled := self.watch.stalled):
+                raise Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
+            self._admit(len(generation.requests), self._max_open)
             self._inbox.put(("begin", generation))
 
     def cancel(self, generation: Generation) -> None:

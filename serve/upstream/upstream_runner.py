@@ -97,10 +97,9 @@ class UpstreamRunner(Admission):
             self._check(request)
         tries = [self.upstreams.tries(request) for request in generation.requests]
         with self._lock:
-            trouble = self.watch.stalled
-            error = Overloaded(trouble, retry_after=int(CHECK_SECONDS), hint="try again")
-            most = self.upstreams.n_slots + self._max_queue
-            self._admit(len(generation.requests), most, error if trouble else None)
+            if not self._refuse and (trouble := self.watch.stalled):
+                raise Overloaded(trouble, retry_after=int(CHECK_SECONDS), hint="try again")
+            self._admit(len(generation.requests), self.upstreams.n_slots + self._max_queue)
             if name := generation.requests[0].supersedes:
                 if earlier := self._sessions.get(name):
                     self._cancel(earlier, "superseded")

@@ -26,3 +26,8 @@ def test_sample_is_repeatable_and_grows() -> None:
     assert large == [t for t in suite.tasks if t in set(large)]
     assert suite.sample(10, 8) != small
     assert suite.sample(None, 7) == suite.sample(5000, 7) == suite.tasks
+
+
+def test_program_of_a_line_without_newline_is_complete() -> None:
+    task = next(t for t in SUITES["infill"].tasks if t.suffix and t.suffix.startswith("  "))
+    assert task.program(task.solution.rstrip("\n")) == task.program(task.solution)

@@ -36,7 +36,12 @@ class Task:
     entry_point: str
 
     def program(self, completion: str) -> str:
-        """Return the program with a completion in its gap, followed by its test."""
+        """Return the program with a completion in its gap, followed by its test.
+
+        A missing newline is added to a completion of whole lines: the rule that ends it after one leaves it out.
+        """
+        if self.solution.endswith("\n") and not completion.endswith("\n"):
+            completion += "\n"
         whole = f"{self.prefix}{completion}{self.suffix or ''}"
         return f"{whole}\n{self.test}\ncheck({self.entry_point})\n"
 
