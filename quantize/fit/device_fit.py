@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from quantize.fit.allocate import TypeChoice, allocate_within
-from quantize.fit.device_limits import DeviceLimits, with_types
+from quantize.fit.device_limits import UNLIMITED, DeviceLimits, with_types
 from quantize.fit.fitting import Allocation, Fit
 from quantize.fit.sensitivity import RoundingSensitivity
 from quantize.fit.units import Unit
@@ -15,7 +15,6 @@ from turbopilot.llama.device_memory import INPUT_TENSORS, compiled_pattern
 from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.placement import CPU
 
-_UNLIMITED: Final = 1 << 60  # bytes
 _STEPS: Final = 4096  # the search ends if a step is less than this part of the devices' memory
 _CORRECTIONS: Final = 4
 # Without a limit for the whole server, tensors in main memory get at most this type: larger ones gain nothing there.
@@ -56,7 +55,7 @@ class DeviceFit:
         room = sum(limits.sizes) - sum(s.kv + s.compute for s in placement.shares)
         n_inside = sum(u.n_weights for u in fit.units if self._inside[u.name])
         n_all = sum(u.n_weights * self._copies[u.name] for u in fit.units)
-        total = _UNLIMITED if limits.total is None else limits.total - self._overhead
+        total = UNLIMITED if limits.total is None else limits.total - self._overhead
         self.bits = 8 * min(room / max(1, n_inside), total / max(1, n_all))
         """About how many bits per weight the limits allow."""
 
@@ -84,7 +83,7 @@ class DeviceFit:
     ) -> dict[str, str] | None:
         """Return types with at most this many bytes of matrices on devices; None if they exceed a limit."""
         limits, units = self.limits, self.fit.units
-        room = _UNLIMITED if limits.total is None else limits.total - self._overhead
+        room = UNLIMITED if limits.total is None else limits.total - self._overhead
         inside = [choices[u.name] if self._inside[u.name] else None for u in units]
         everywhere = [
             [TypeChoice(self._copies[u.name] * c.n_bytes, c.loss) for c in choices[u.name]]

@@ -17,7 +17,7 @@ from turbopilot.llama.device_memory import ContextNeed, model_parts
 from turbopilot.llama.placement import CPU, Placement, place
 from turbopilot.llama.placement_wish import DeviceMemory, Machine, PlacementWish
 
-_UNLIMITED: Final = 1 << 60  # bytes
+UNLIMITED: Final = 1 << 60  # bytes
 _STEPS: Final = 1024  # of a search for the smallest sizes
 _MOST_TIMES: Final = 64  # the smallest sizes that are searched, in multiples of the given ones
 
@@ -67,7 +67,7 @@ class DeviceLimits:
         )
         devices = map(DeviceMemory, self.names, self.sizes)
         parts = model_parts(header, self.wish.tensor_overrides)
-        return place(parts, [self.need], Machine(tuple(devices), _UNLIMITED), wish)
+        return place(parts, [self.need], Machine(tuple(devices), UNLIMITED), wish)
 
     def server_bytes(self, placement: Placement) -> int:
         """Return the bytes of the whole server."""

@@ -22,7 +22,6 @@ CONNECT_SECONDS: Final = 3.0  # a host on a local network that does not answer b
 MOST_IDLE: Final = 64  # connections kept open to one upstream
 MOST_ANSWER: Final = 4 << 20  # bytes of an answer that is read as a whole
 MOST_LINE: Final = 1 << 20  # bytes of one event: 20 log probabilities take a few thousand
-_DRAIN_SECONDS: Final = 1.0  # for what follows the last event
 
 # What http.client raises if the upstream is not there, or its answer is not HTTP.
 BROKEN: Final = (OSError, http.client.HTTPException)
@@ -34,16 +33,19 @@ class EngineClient:
     Args:
         address: the upstream.
         key: API key to send; "" sends none.
+
+    Attributes:
+        headers: headers of every request.
     """
 
     def __init__(self, address: EngineAddress, key: str = "") -> None:
         self.address = address
-        self._headers = {
+        self.headers = {
             "Content-Type": "application/json",
             "User-Agent": f"turbopilot/{__version__}",
         }
         if key:
-            self._headers["Authorization"] = f"Bearer {key}"
+            self.headers["Authorization"] = f"Bearer {key}"
         self._idle: list[http.client.HTTPConnection] = []
         self._is_closed = False
 
@@ -81,11 +83,6 @@ class EngineClient:
         a = self.address
         kind = http.client.HTTPSConnection if a.is_secure else http.client.HTTPConnection
         return kind(a.host, a.port, timeout=CONNECT_SECONDS)
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """Headers of every request."""
-        return self._headers
 
     def close(self) -> None:
         """Close the idle connections, and later the busy ones."""
@@ -143,7 +140,7 @@ class EngineStream:
             self._check()
             method = "GET" if body is None else "POST"
             target = self._client.address.root + path
-            connection.request(method, target, body, dict(self._client.headers))
+            connection.request(method, target, body, self._client.headers)
             self._response = connection.getresponse()
         except BaseException:
             connection.close()
@@ -192,10 +189,3 @@ class EngineStream:
         if response:
             response.close()
         connection.close()
-
-    def drain(self) -> None:
-        """Read what follows the last event, so that `close` can keep the connection."""
-        if self._response and self._socket:
-            with suppress(*BROKEN):
-                self._socket.settimeout(_DRAIN_SECONDS)
-                self._response.read(MOST_LINE)

@@ -33,7 +33,7 @@ BLOCK_CHARACTERS: Final = (
 )  # about as many characters of code as BLOCK_TOKENS tokens
 PREFIX_BLOCKS: Final = 4  # a longer prompt keeps its key while its end changes
 _WAITS: Final = 128  # the last times to the first token that a median is taken of
-_ENOUGH_WAITS: Final = 16  # fewer than this many of other upstreams say nothing
+_ENOUGH_WAITS: Final = 16  # of other upstreams, for a median
 
 
 def prompt_key(prompt: str | Sequence[int]) -> str | None:
@@ -243,7 +243,11 @@ class Router:
         return is_below
 
     def _judge(self, member: _Member, outcome: Outcome, now: float, waited: float) -> None:
-        """Change the health of an upstream by one outcome; a cancelled or busy answer says little."""
+        """Change the health of an upstream by one outcome.
+
+        Any answer counts as a failure if it was slow. Else a busy one counts only as that of a probe, and a cancelled
+        one not at all.
+        """
         name, health = member.upstream.name, member.health
         failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
         limit = self.patience(name) if waited > SLOW_SECONDS else None

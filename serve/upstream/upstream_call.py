@@ -51,7 +51,7 @@ class TimedText(Protocol):
     """Function that counts the seconds between two texts."""
 
     def __call__(self, since: float, now: float, *, is_first: bool) -> None:
-        """Count one."""
+        """Count the seconds between two texts."""
 
 
 class UpstreamCall:

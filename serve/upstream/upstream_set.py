@@ -141,10 +141,10 @@ class UpstreamSet:
 
     @property
     def n_ctx(self) -> int | None:
-        """The shortest context of the upstreams; None if none has told."""
+        """The shortest context of the upstreams; None if none reports it."""
         with self._lock:
-            told = [m.dialect.facts.n_ctx for m in self._members.values() if m.dialect]
-        return min((n for n in told if n is not None), default=None)
+            found = [m.dialect.facts.n_ctx for m in self._members.values() if m.dialect]
+        return min((n for n in found if n is not None), default=None)
 
     @property
     def trouble(self) -> str:

@@ -18,7 +18,7 @@ from turbopilot.formats.gguf.certificate import (
     remembered_digests,
 )
 from turbopilot.formats.gguf.edit import in_hub_cache
-from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 
 _WIDE = 120  # maximum characters to show of a text in a certificate
 MOST_TASKS = 8  # maximum sets of tasks to show
@@ -36,12 +36,16 @@ class Certified:
 
 def certified(path: Path, reporter: Reporter) -> Certified:
     """Return a file's certificate and its state; read the whole file if it has one."""
-    return Certified(path, read(read_gguf(path)), state_of(path, reporter))
+    header = read_gguf(path)
+    return Certified(path, read(header), _checked(header, reporter))
 
 
 def state_of(path: Path, reporter: Reporter) -> State:
     """Return the state of the file's certificate; read the whole file if it has one."""
-    header = read_gguf(path)
+    return _checked(read_gguf(path), reporter)
+
+
+def _checked(header: GgufHeader, reporter: Reporter) -> State:
     if read(header) is None:
         return "none"
     with reporter.progress("check") as progress:
@@ -75,9 +79,7 @@ def at_start(path: Path, reporter: Reporter) -> str:
         # Cached artifacts need no certificate.
         ours = path.resolve().is_relative_to(cache_folder().resolve())
         return "" if ours else f"not verified; to verify the file, run {_command(path)}"
-    with reporter.progress("check") as progress:
-        found = remembered_digests(header, cache_folder(), progress)
-    state = judge(certificate, found)
+    state = _remembered(header, certificate, reporter)
     if state != "valid":
         return f"the certificate of {path} is no longer valid: {SENTENCES[state]}: {_command(path)}"
     if not certificate.passed:
@@ -85,15 +87,21 @@ def at_start(path: Path, reporter: Reporter) -> str:
     return f"verified: {_all(certificate)}"
 
 
-def of_clients(path: Path, reporter: Reporter) -> str:
-    """Return a line about a valid certificate for `/health`; "" if there is none, or the file failed."""
-    header = read_gguf(path)
+def of_valid(header: GgufHeader, reporter: Reporter) -> str:
+    """Return the line about a file's certificate; "" without one, if it is no longer valid, or if the file failed.
+
+    The file is read only if it has changed since its last check.
+    """
     certificate = read(header)
     if certificate is None or not certificate.passed:
         return ""
+    is_valid = _remembered(header, certificate, reporter) == "valid"
+    return _all(certificate) if is_valid else ""
+
+
+def _remembered(header: GgufHeader, certificate: Certificate, reporter: Reporter) -> State:
     with reporter.progress("check") as progress:
-        found = remembered_digests(header, cache_folder(), progress)
-    return _all(certificate) if judge(certificate, found) == "valid" else ""
+        return judge(certificate, remembered_digests(header, cache_folder(), progress))
 
 
 def _command(path: Path) -> str:

@@ -11,13 +11,13 @@ from tempfile import TemporaryFile
 from serve.adapters import MOST_SCALE, AdapterFile, split_scale
 from serve.model_choice import ModelChoice, NamedModel
 from serve.settings import ServerOptions
-from turbopilot.app.certificates import at_start, of_clients
+from turbopilot.app.certificates import at_start, of_valid
 from turbopilot.app.resolve import resolve_gguf
 from turbopilot.app.vocabulary import resolve_vocabulary
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter
 from turbopilot.catalog import recognize_file
-from turbopilot.formats.gguf.file import read_gguf
+from turbopilot.formats.gguf.file import GgufHeader, read_gguf
 
 
 def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter) -> ServerOptions:
@@ -40,14 +40,14 @@ def with_models(options: ServerOptions, choice: ModelChoice, reporter: Reporter)
     if choice.model or not named:
         named = {"": choice.model or "", **named}
     models: list[NamedModel] = []
-    for name, model in named.items():
+    for name, given in named.items():
         kind = (
             choice.model_type if not models else None
         )  # --model-type applies to the default model
-        file = resolve_gguf(model, reporter, model_type=kind or "", wish=wish)
-        models.append(
-            replace(_facts(NamedModel(name, file)), certificate=of_clients(file, reporter))
-        )
+        file = resolve_gguf(given, reporter, model_type=kind or "", wish=wish)
+        header = read_gguf(file)
+        model = NamedModel(name, file, certificate=of_valid(header, reporter))
+        models.append(_with_facts(model, header))
     default, *more = models
     return replace(
         options, model_file=default.file, model_name=default.name, more=tuple(more), caches=caches,
@@ -68,12 +68,13 @@ def _with_vocabulary(
                 hint=f"leave out {name}, and give it to the upstreams if they have it",
             )
     file = resolve_vocabulary(choice.model, reporter)
-    return replace(options, model_file=file, model=options.model.of(_facts(NamedModel("", file))))
+    model = _with_facts(NamedModel("", file), read_gguf(file))
+    return replace(options, model_file=file, model=options.model.of(model))
 
 
-def _facts(model: NamedModel) -> NamedModel:
+def _with_facts(model: NamedModel, header: GgufHeader) -> NamedModel:
     """Return a model with what the catalogue knows about it."""
-    if known := recognize_file(read_gguf(model.file)):
+    if known := recognize_file(header):
         return replace(
             model, chat_template=known.chat_template, family=known.family, fim=known.fim, next_edit=known.next_edit
         )  # fmt: skip
@@ -141,7 +142,9 @@ def certificate_lines(options: ServerOptions, reporter: Reporter) -> Iterator[st
     """
     if options.upstream.addresses:
         return
-    default = NamedModel(options.model_name, options.model_file)
+    certificate = options.model.certificate
+    default = NamedModel(options.model_name, options.model_file, certificate=certificate)
     for model in (default, *options.more):
-        if line := at_start(model.file, reporter):
+        line = f"verified: {model.certificate}" if model.certificate else ""
+        if line := line or at_start(model.file, reporter):
             yield f"{model.name or model.file.name}: {line}" if options.more else line

@@ -13,6 +13,7 @@ from serve.decoder import Decoder
 from serve.device_options import DeviceOptions
 from serve.engine import Engine, EngineOptions
 from serve.llama import load
+from serve.llama.facts import fim_layouts
 from serve.models.completion import Completion
 from serve.models.loading import host
 from serve.request import SamplingParams, StopRules
@@ -27,7 +28,7 @@ from turbopilot.formats.gguf.split import files_of
 from turbopilot.llama.library import VERSION
 from turbopilot.tasks.execution import passes
 from turbopilot.tasks.journal import Journal, TaskCompletion
-from turbopilot.tasks.report import Outcome, TaskReport, compare, outcome
+from turbopilot.tasks.report import Outcome, SuiteRun, TaskReport, compare, outcome
 from turbopilot.tasks.suite import SUITES, Suite, Task
 from turbopilot.verify.torch_model import TorchDevice
 from turbopilot.verify.torch_reference import TorchReference
@@ -99,22 +100,24 @@ def run_tasks(
         judge = _checkpoint(reference, _gguf(files[0], options), options)
     else:
         judge = _gguf(reference, options)
-    known: dict[tuple[str, str], Mapping[str, TaskCompletion]] = {}
-    worth: dict[tuple[str, str], Mapping[str, Outcome]] = {}
+    of_judge: dict[str, SuiteRun] = {}
     for path in files:
         model = _gguf(path, options)
         for suite in (SUITES[name] for name in options.suites):
             tasks = suite.sample(options.n, options.seed)
-            for m in (judge, model):
-                if (key := (m.name, suite.name)) not in known:
-                    with reporter.progress(f"{suite.name} {Path(m.name).name}") as progress:
-                        known[key] = _completions(m, suite, tasks, options, progress)
-                        worth[key] = _outcomes(tasks, known[key], options, progress)
-            keys = (judge.name, suite.name), (model.name, suite.name)
-            yield compare(
-                (judge.name, model.name), suite, tasks, (known[keys[0]], known[keys[1]]),
-                (worth[keys[0]], worth[keys[1]]), (options.seed, model.layout),
-            )  # fmt: skip
+            if suite.name not in of_judge:
+                of_judge[suite.name] = _run(judge, suite, tasks, options, reporter)
+            found = _run(model, suite, tasks, options, reporter)
+            yield compare(suite, tasks, options.seed, of_judge[suite.name], found)
+
+
+def _run(
+    model: _Model, suite: Suite, tasks: Sequence[Task], options: TaskOptions, reporter: Reporter
+) -> SuiteRun:
+    with reporter.progress(f"{suite.name} {Path(model.name).name}") as progress:
+        completions = _completions(model, suite, tasks, options, progress)
+        outcomes = _outcomes(tasks, completions, options, progress)
+    return SuiteRun(model.name, model.layout, completions, outcomes)
 
 
 def _gguf(path: Path, options: TaskOptions) -> _Model:
@@ -137,8 +140,6 @@ def _gguf(path: Path, options: TaskOptions) -> _Model:
         finally:
             decoder.close()
 
-    from serve.llama.facts import fim_layouts
-
     layouts = fim_layouts(header, settings)
     layout = layouts.chosen.name if layouts else ""
     about = {
@@ -150,9 +151,7 @@ def _gguf(path: Path, options: TaskOptions) -> _Model:
 
 def _checkpoint(folder: Path, vocabulary: _Model, options: TaskOptions) -> _Model:
     """Return a checkpoint as a model. `vocabulary` is a GGUF file made from it."""
-    reference = TorchReference(
-        folder, device=options.device, cache=cache_folder() / "reference", streamed=None
-    )
+    reference = TorchReference(folder, device=options.device, cache=cache_folder() / "reference")
 
     @contextmanager
     def opened() -> Iterator[Decoder]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from statistics import correlation
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
@@ -19,11 +19,7 @@ def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
     """
     if len(a) < 3 or len(set(a)) == 1 or len(set(b)) == 1:
         return None
-    x, y = _ranks(a), _ranks(b)
-    middle = (len(a) + 1) / 2
-    both = sum((i - middle) * (j - middle) for i, j in zip(x, y, strict=True))
-    found = both / math.sqrt(sum((i - middle) ** 2 for i in x) * sum((j - middle) ** 2 for j in y))
-    return round(found, 12)
+    return round(correlation(_ranks(a), _ranks(b)), 12)
 
 
 def _ranks(values: Sequence[float]) -> list[float]:

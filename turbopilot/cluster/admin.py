@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Final
 
 from turbopilot.base.errors import ServeError
@@ -166,8 +166,3 @@ def delete(name: str) -> bool:
     for application in there:
         serve.delete(application)
     return bool(there)
-
-
-def plain(state: ClusterState) -> dict[str, Any]:
-    """Return a state as JSON values."""
-    return asdict(state)

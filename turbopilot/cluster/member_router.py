@@ -25,7 +25,7 @@ class MemberRouter(FIFOMixin, RequestRouter):  # type: ignore[misc]  # ray has n
         return [list(candidate_replicas)]
 
     def update_replicas(self, replicas: Sequence[Any]) -> None:
-        """Put what the running replicas say of themselves on the board of this process."""
+        """Put the metadata of the running replicas on the board of this process."""
         super().update_replicas(replicas)
         from turbopilot.cluster.members import board_of
 

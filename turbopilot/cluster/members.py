@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from turbopilot.cluster.roles import Role
 
-Metadata = tuple[Mapping[str, Any], ...]  # what each running replica says of itself
+Metadata = tuple[Mapping[str, Any], ...]  # metadata of each running replica
 
 
 class ReplicaBoard:

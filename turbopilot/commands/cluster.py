@@ -6,7 +6,7 @@ import secrets
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -156,7 +156,7 @@ def status(given: ClusterArguments) -> None:
     with admin.connected(given.address):
         state = admin.state_of(given.name)
     if given.as_json:
-        console.emit_json(admin.plain(state))
+        console.emit_json(asdict(state))
         return
     for line in state_lines(state):
         console.result(line)

@@ -35,6 +35,21 @@ def outcome(task: Task, text: str, passed: bool | None = None) -> Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class SuiteRun:
+    """Completions of a suite's tasks by one model, and their quality; both by the tasks' names.
+
+    Attributes:
+        model: file or folder of the model.
+        layout: layout of the fill-in-the-middle prompts; "" if only the text before the gap was given.
+    """
+
+    model: str
+    layout: str
+    completions: Mapping[str, TaskCompletion]
+    outcomes: Mapping[str, Outcome]
+
+
+@dataclass(frozen=True, slots=True)
 class TaskReport:
     """A candidate on a suite, beside its reference.
 
@@ -89,34 +104,21 @@ class TaskReport:
 
 
 def compare(
-    names: tuple[str, str],
-    suite: Suite,
-    tasks: Sequence[Task],
-    completions: tuple[Mapping[str, TaskCompletion], Mapping[str, TaskCompletion]],
-    outcomes: tuple[Mapping[str, Outcome], Mapping[str, Outcome]],
-    sample: tuple[int, str],
+    suite: Suite, tasks: Sequence[Task], seed: int, reference: SuiteRun, candidate: SuiteRun
 ) -> TaskReport:
-    """Return the report. Pairs are (reference, candidate).
-
-    Args:
-        names: the models.
-        suite: the suite.
-        tasks: the tasks that were completed.
-        completions: completions by the tasks' names.
-        outcomes: outcomes by the tasks' names.
-        sample: seed of the sample, and layout of the prompts.
-    """
-    pairs = [(completions[0][t.name], completions[1][t.name]) for t in tasks]
-    worth = [(outcomes[0][t.name], outcomes[1][t.name]) for t in tasks]
+    """Return the report of two runs of the same tasks, a sample of the suite with this seed."""
+    names = [t.name for t in tasks]
+    texts = [(reference.completions[name], candidate.completions[name]) for name in names]
+    pairs = [(reference.outcomes[name], candidate.outcomes[name]) for name in names]
     n = max(1, len(tasks))
-    executed = all(o.passed is not None for pair in worth for o in pair)
+    executed = all(o.passed is not None for pair in pairs for o in pair)
     return TaskReport(
-        names[1], names[0], suite.name, suite.title, len(tasks), len(suite.tasks), *sample,
-        equal=sum(r.text == c.text for r, c in pairs),
-        first_tokens=sum(r.first_token == c.first_token for r, c in pairs),
-        similarity=(sum(r.similarity for r, _ in worth) / n, sum(c.similarity for _, c in worth) / n),
-        exact=Paired.of((r.exact, c.exact) for r, c in worth),
-        passed=Paired.of((bool(r.passed), bool(c.passed)) for r, c in worth) if executed else None,
+        candidate.model, reference.model, suite.name, suite.title, len(tasks), len(suite.tasks), seed, candidate.layout,
+        equal=sum(r.text == c.text for r, c in texts),
+        first_tokens=sum(r.first_token == c.first_token for r, c in texts),
+        similarity=(sum(r.similarity for r, _ in pairs) / n, sum(c.similarity for _, c in pairs) / n),
+        exact=Paired.of((r.exact, c.exact) for r, c in pairs),
+        passed=Paired.of((bool(r.passed), bool(c.passed)) for r, c in pairs) if executed else None,
     )  # fmt: skip
 
 

@@ -45,7 +45,7 @@ class LevelGrid:
         tuple[int, int] | tuple[float, ...]
     )  # lowest and highest level; or a table, in units of the next level
     rounded: float = 0  # largest multiple of an F16 number that is a scale, if levels were chosen before its rounding
-    plain: bool = False  # the levels are nearest only if there was no importance matrix
+    plain: bool = False  # the levels are nearest only without an importance matrix
 
 
 # kvalues_iq4nl and kvalues_mxfp4 in ggml-common.h

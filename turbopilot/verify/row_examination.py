@@ -82,7 +82,10 @@ def _again(measured: MeasuredTensor, values: Array, rows: Indices) -> Requantize
 
 
 def _is_plain(measured: MeasuredTensor, values: Array, found: Indices) -> bool:
-    """Return whether there was no importance matrix: ggml reproduces rows of the tensor that are not suspicious."""
+    """Return whether the tensor was quantized without an importance matrix.
+
+    ggml then reproduces rows that are not suspicious.
+    """
     n_rows = measured.stored.n_rows
     others = np.setdiff1d(np.arange(n_rows), found)
     # Rows of zeros are reproduced whatever the matrix was.

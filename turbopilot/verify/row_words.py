@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-Array: TypeAlias = npt.NDArray[np.float32]
-Indices: TypeAlias = npt.NDArray[np.intp]
+from turbopilot.verify.row_figures import Array
+from turbopilot.verify.row_verdict import Indices
 
 _ALIKE: Final = 0.8  # correlation of a row that another row holds
 _LISTED: Final = 3
