@@ -19,6 +19,7 @@ from serve.models.loading import host
 from serve.request import SamplingParams, StopRules
 from serve.runner.generation import Choice
 from serve.settings import Limits, ModelOptions
+from turbopilot.app.resolve import DEMO, demo_checkpoint
 from turbopilot.base.cache_folder import cache_folder
 from turbopilot.base.file_digest import file_digests
 from turbopilot.base.progress import Progress, Reporter
@@ -166,7 +167,8 @@ def _checkpoint(folder: Path, vocabulary: _Model, options: TaskOptions) -> _Mode
         "files": dict(reference.files), "device": options.device.name, "precision": options.device.precision,
         "layout": vocabulary.layout, **reference.versions,
     }  # fmt: skip
-    return _Model(str(folder), about, vocabulary.layout, opened)
+    name = DEMO if folder == demo_checkpoint() else str(folder)
+    return _Model(name, about, vocabulary.layout, opened)
 
 
 def _completions(
