@@ -1,0 +1,239 @@
+"""Answers of the routes under `/status`, which the page and `turbopilot top` show."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import NotRequired, TypedDict
+
+from serve.api.body import Body, Count, Positive, Share
+from serve.api.health import DeviceHealth, State, UpstreamHealth
+
+UnixTime = Annotated[float, Field(ge=0, description="Unix time in seconds.")]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Seconds = Annotated[float, Field(ge=0, description="Seconds.")]
+
+
+class StatusSample(TypedDict):
+    """Activity of all models between two measurements, about a second apart.
+
+    Speeds are in tokens per second. A value is absent if nothing happened from which to compute it.
+    """
+
+    time: UnixTime
+    running: Count
+    waiting: Count
+    prefill_speed: Positive
+    decode_speed: Positive
+    first_token_ms: NotRequired[Positive]
+    cached_share: NotRequired[Share]
+    """Share of the prompts' tokens that were in the KV cache."""
+    accepted_share: NotRequired[Share]
+    """Share of the draft tokens that the models confirmed."""
+    cpu: NotRequired[Percent]
+    """Load of all processor cores."""
+    gpu: NotRequired[Percent]
+    """Load of the busiest GPU."""
+
+
+class CachedPrefix(TypedDict):
+    """A prefix in the prefix cache. `age` is the time since it was stored, `idle` since it was last used."""
+
+    tokens: Count
+    bytes: Count
+    age: Seconds
+    idle: Seconds
+    hits: Count
+
+
+class SlotStatus(TypedDict):
+    """Activity of a slot, in tokens. `request` is the id of the running request; absent if the slot is free."""
+
+    index: Count
+    held: Count
+    request: NotRequired[Count]
+    cached: Count
+    prefilled: Count
+    decoded: Count
+    left: Count
+
+
+class ServedModelStatus(TypedDict):
+    """State of one model. Optional fields are present if it is loaded or has what they describe."""
+
+    name: str
+    status: State
+    reason: NotRequired[str]
+    file: str
+    type: str
+    size: Count
+    context: Count
+    fim_layout: NotRequired[str]
+    next_edit: NotRequired[str]
+    certificate: NotRequired[str]
+    running: Count
+    waiting: Count
+    memory: NotRequired[Count]
+    """Estimated bytes of the loaded model, in main memory and on devices."""
+    devices: NotRequired[list[DeviceHealth]]
+    upstreams: NotRequired[list[UpstreamHealth]]
+    slots: NotRequired[list[SlotStatus]]
+    prefix_cache: NotRequired[list[CachedPrefix]]
+    prefix_cache_bytes: NotRequired[Count]
+    prefix_cache_limit: NotRequired[Count]
+
+
+class MachineStatus(TypedDict):
+    """Memory of this machine and of the server's process, in bytes."""
+
+    cores: Count
+    memory_total: Count
+    memory_free: Count
+    process_memory: Count
+    model_memory_limit: Count
+    """Limit for all loaded models together (--model-memory)."""
+    gpus: list[GpuStatus]
+
+
+class GpuStatus(TypedDict):
+    """A GPU: load in percent if it is known, memory in bytes."""
+
+    name: str
+    load: NotRequired[Percent]
+    memory_total: Count
+    memory_free: Count
+
+
+class RequestTimes(TypedDict):
+    """Durations of one finished request in milliseconds, and its tokens; never its text.
+
+    `total` = `load` (waiting for the model) + `queue` + `prefill` + `decode` + `other` (reading the request, building
+    the prompt, and sending the answer). `why` says in a few words what took most of the time if it was slow.
+    """
+
+    id: str
+    time: UnixTime
+    route: str
+    client: str
+    """Name in the User-Agent header."""
+    model: str
+    status: Annotated[int, Field(ge=100, le=599)]
+    reason: Literal["stop", "length", "cancelled", "superseded", "deadline", "error", "refused"]
+    is_low: bool
+    """Whether it had the lowest priority, as the page's requests do."""
+    total: Positive
+    load: Positive
+    queue: Positive
+    prefill: Positive
+    decode: Positive
+    other: Positive
+    prompt_tokens: Count
+    cached_tokens: Count
+    completion_tokens: Count
+    drafted_tokens: Count
+    accepted_tokens: Count
+    why: str
+
+
+class ServerEvent(TypedDict):
+    """An event such as the loading of a model. `id` grows with each event."""
+
+    id: Count
+    time: UnixTime
+    level: Literal["info", "warning", "error"]
+    model: str
+    text: str
+
+
+class AcceptedShare(TypedDict):
+    """Completions that a client reported as shown, accepted and dismissed (`/v1/events`), by User-Agent."""
+
+    client: str
+    shown: Count
+    accepted: Count
+    dismissed: Count
+
+
+class StatusAnswer(TypedDict):
+    """State of the server, of its models and of the machine; the newest requests and events come last.
+
+    `samples` has the last measurements in the answer of `/status`, and the newest one in each event of
+    `/status/stream`. Samples are taken only while somebody reads one of the two.
+    """
+
+    version: str
+    started: UnixTime
+    time: UnixTime
+    needs_key: bool
+    default_model: str
+    models: list[ServedModelStatus]
+    machine: MachineStatus
+    samples: list[StatusSample]
+    requests: list[RequestTimes]
+    events: list[ServerEvent]
+    accepted: list[AcceptedShare]
+
+
+class SettingStatus(TypedDict):
+    """An option of `turbopilot serve`. `value` is its value as text; of a secret, only whether it is set."""
+
+    flag: str
+    value: str
+    is_default: bool
+    help: str
+
+
+class SettingsAnswer(TypedDict):
+    """The options of the running server."""
+
+    settings: list[SettingStatus]
+
+
+class EditorSetting(TypedDict):
+    """Text to copy into a file, a shell or a dialog (`where`)."""
+
+    where: str
+    format: str
+    text: str
+
+
+class EditorStatus(TypedDict):
+    """An editor's plugin, its settings for this server, and a request as it would send it."""
+
+    name: str
+    editor: str
+    plugin: str
+    settings: list[EditorSetting]
+    notes: list[str]
+    source: str
+    evidence: str
+    check: NotRequired[CheckRequest]
+
+
+class CheckRequest(TypedDict):
+    """A request to send to this server, to see whether the editor's requests would succeed."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    body: NotRequired[dict[str, object]]
+    streams: bool
+
+
+class EditorsAnswer(TypedDict):
+    """All editors, with settings for the server's address in the request's Host header."""
+
+    editors: list[EditorStatus]
+
+
+class ModelChange(Body):
+    """A model to load or unload, as in llama.cpp's router (tools/server/README.md, `POST /models/load`)."""
+
+    model: str
+    """Name of a model in `/v1/models`; an unknown name is an error."""
+
+
+class ModelChanged(TypedDict):
+    """A model was loaded or unloaded."""
+
+    success: bool
