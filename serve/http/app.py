@@ -39,7 +39,7 @@ def create_app(
     )
     if security.copilot_request_id:
         app.after_request(_add_github_header)
-    views.register(app, models, defaults)
+    views.register(app, models, defaults, has_page=security.has_page)
     return app
 
 

@@ -23,6 +23,7 @@ from serve.http.channel import MAX_CONNECTIONS, Channel, dispensable, most_conne
 from serve.http.malloc import share_heap
 from serve.http.security.hosts import is_loopback
 from serve.http.shutdown import Shutdown
+from serve.http.start_lines import how_to_use, open_to_strangers
 from serve.models import ModelPool
 from serve.settings import (
     MAX_BODY_BYTES,
@@ -192,28 +193,6 @@ class HttpServer:
                 self._server.pull_trigger()
 
 
-def how_to_use(host: str, port: int, *, needs_key: bool = False) -> list[str]:
-    """Return lines with the server's URL and an example request. An API key is referenced, never shown."""
-    if host in ("0.0.0.0", "::"):  # listens on all addresses; loopback works on this machine
-        host = "127.0.0.1"
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    key = '-H "Authorization: Bearer $TURBOPILOT_API_KEY" ' if needs_key else ""
-    return [
-        f"ready    {url}  (press Ctrl-C to stop)",
-        "try      "
-        f"curl -s {url}/v1/completions {key}-d "
-        """'{"prompt": "def fibonacci(n):", "max_tokens": 48}'""",
-    ]
-
-
-def open_to_strangers(host: str) -> str:
-    """Return a warning that other machines can use the server without an API key."""
-    return (
-        f"warning  --host {host} without an API key: everyone who can reach this machine can use the server; "
-        "require a key with --api-key-file FILE"
-    )
-
-
 def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
     """Serve models until interrupted. The default model is loaded at the start.
 
@@ -281,7 +260,8 @@ def run(
             failures.append(error)
             server.stop()
         elif not models.is_draining:
-            for line in how_to_use(server.host, server.port, needs_key=bool(security.api_keys)):
+            has_key, has_page = bool(security.api_keys), security.has_page
+            for line in how_to_use(server.host, server.port, needs_key=has_key, has_page=has_page):
                 notify(line)
 
     try:

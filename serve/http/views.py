@@ -26,6 +26,7 @@ from serve.api.health import (
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.openapi import description
 from serve.http import prometheus
+from serve.http.page import page_views
 from serve.http.respond import completion_view, json_answer, model_view
 from serve.models import ModelPool, ModelStatus
 from serve.models.service import CompletionService
@@ -43,7 +44,7 @@ REFRESH_SECONDS = 900
 View = Callable[..., Response]
 
 
-def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
+def register(app: Flask, models: ModelPool, defaults: Defaults, *, has_page: bool) -> None:
     """Add all endpoints to the app."""
     views = {
         **_model_views(models),
@@ -51,6 +52,7 @@ def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
         **_llama_views(models, defaults),
         **_adapter_views(models),
         **_operator_views(models, defaults),
+        **page_views(models.known[0].name, has_page=has_page),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
         "tabbyEvents": lambda: Response(status=200),
         "nextEditMetrics": lambda: Response(status=200),
@@ -156,13 +158,6 @@ def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
     registry = prometheus.registry(models)
     document = json_bytes(description(defaults))
 
-    def index() -> Response:
-        # The original TurboPilot's page was "Hello world", and existing health checks look for this text.
-        return Response(
-            f"Hello world\n\nTurboPilot serves {models.known[0].name} at POST /v1/completions\n",
-            mimetype="text/plain",
-        )
-
     def health() -> Response:
         answer = _health(models.statuses)
         return json_answer(answer, status=200 if answer["status"] == "ok" else 503)
@@ -173,7 +168,7 @@ def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
     def openapi() -> Response:
         return Response(document, mimetype="application/json")
 
-    return {"index": index, "health": health, "metrics": metrics, "openapi": openapi}
+    return {"health": health, "metrics": metrics, "openapi": openapi}
 
 
 def _health(statuses: tuple[ModelStatus, ...]) -> HealthAnswer:

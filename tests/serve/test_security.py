@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from serve.http.security import checked_options
 from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
-from serve.http.server import how_to_use, open_to_strangers
+from serve.http.start_lines import how_to_use, open_to_strangers
 from serve.settings import SecurityOptions, ServerOptions
 from tests.support.serving import MakeClient
 from turbopilot.base.errors import InvalidInput
@@ -262,8 +262,8 @@ def test_help_recommends_key_file_and_variable() -> None:
 
 
 def test_start_messages_name_the_key_but_do_not_show_it() -> None:
-    assert "Authorization: Bearer $TURBOPILOT_API_KEY" in how_to_use("::1", 5, needs_key=True)[1]
-    assert "Authorization" not in how_to_use("::1", 5)[1]
+    assert "Authorization: Bearer $TURBOPILOT_API_KEY" in how_to_use("::1", 5, needs_key=True)[-1]
+    assert "Authorization" not in how_to_use("::1", 5)[-1]
     line = open_to_strangers("0.0.0.0")
     assert "0.0.0.0" in line
     assert "--api-key-file" in line
