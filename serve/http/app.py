@@ -6,6 +6,7 @@ from flask import Flask, Response, g, request
 
 from serve.http import errors, request_log, views
 from serve.http.body_codings import check_coding
+from serve.http.editors_view import Editors, editors_view, no_editors
 from serve.http.security import hooks
 from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
@@ -17,7 +18,10 @@ COPILOT_PATHS = "/copilot_internal/"
 
 
 def create_app(
-    models: ModelPool, defaults: Defaults | None = None, security: SecurityOptions | None = None
+    models: ModelPool,
+    defaults: Defaults | None = None,
+    security: SecurityOptions | None = None,
+    editors: Editors = no_editors,
 ) -> Flask:
     """Return the WSGI application.
 
@@ -25,6 +29,7 @@ def create_app(
         models: the models to serve.
         defaults: defaults for fields that a request omits; None means the original TurboPilot's.
         security: access control; None allows every program on this machine.
+        editors: returns the settings of editors for this server, for its page.
     """
     defaults = defaults or Defaults()
     security = security or SecurityOptions()
@@ -39,7 +44,7 @@ def create_app(
     )
     if security.copilot_request_id:
         app.after_request(_add_github_header)
-    views.register(app, models, defaults)
+    views.register(app, models, defaults, editors_view(models, security, editors))
     return app
 
 

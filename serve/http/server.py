@@ -20,9 +20,11 @@ from waitress.task import ThreadedTaskDispatcher
 
 from serve.http.app import create_app
 from serve.http.channel import MAX_CONNECTIONS, Channel, dispensable, most_connections
+from serve.http.editors_view import Editors, no_editors
 from serve.http.malloc import share_heap
 from serve.http.security.hosts import is_loopback
 from serve.http.shutdown import Shutdown
+from serve.http.start_lines import how_to_use, open_to_strangers
 from serve.models import ModelPool
 from serve.settings import (
     MAX_BODY_BYTES,
@@ -192,34 +194,15 @@ class HttpServer:
                 self._server.pull_trigger()
 
 
-def how_to_use(host: str, port: int, *, needs_key: bool = False) -> list[str]:
-    """Return lines with the server's URL and an example request. An API key is referenced, never shown."""
-    if host in ("0.0.0.0", "::"):  # listens on all addresses; loopback works on this machine
-        host = "127.0.0.1"
-    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    key = '-H "Authorization: Bearer $TURBOPILOT_API_KEY" ' if needs_key else ""
-    return [
-        f"ready    {url}  (press Ctrl-C to stop)",
-        "try      "
-        f"curl -s {url}/v1/completions {key}-d "
-        """'{"prompt": "def fibonacci(n):", "max_tokens": 48}'""",
-    ]
-
-
-def open_to_strangers(host: str) -> str:
-    """Return a warning that other machines can use the server without an API key."""
-    return (
-        f"warning  --host {host} without an API key: everyone who can reach this machine can use the server; "
-        "require a key with --api-key-file FILE"
-    )
-
-
-def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
+def serve(
+    options: ServerOptions, notify: Callable[[str], None], editors: Editors = no_editors
+) -> None:
     """Serve models until interrupted. The default model is loaded at the start.
 
     Args:
         options: settings of the server.
         notify: called with status lines, such as the server's URL. An OSError of it is ignored.
+        editors: see `create_app`.
 
     Raises:
         TurboPilotError: the server cannot start.
@@ -241,7 +224,7 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
             models, _ = make_upstream_pool(options, tell)
         else:
             models = make_pool(options, tell)
-        run(models, listener, options, tell)
+        run(models, listener, options, tell, editors)
     tell("stopped")
 
 
@@ -250,6 +233,7 @@ def run(
     listener: socket.socket,
     options: ServerOptions,
     notify: Callable[[str], None],
+    editors: Editors = no_editors,
 ) -> None:
     """Serve models until interrupted. While the default model loads, completions wait, and other routes respond.
 
@@ -258,6 +242,7 @@ def run(
         listener: socket from `bind`.
         options: see `serve`; the model files in it are ignored.
         notify: see `serve`.
+        editors: see `create_app`.
 
     Raises:
         TurboPilotError: the default model cannot be loaded.
@@ -272,7 +257,7 @@ def run(
     at_once = UPSTREAM_PARALLEL if options.upstream.addresses else DEFAULT_PARALLEL
     n_open = (options.model.n_seq or at_once) + options.limits.max_queue
     n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
-    app = create_app(models, options.request_defaults, security)
+    app = create_app(models, options.request_defaults, security, editors)
     server = HttpServer(app, listener, threads=n_threads)
     failures: list[BaseException] = []
 

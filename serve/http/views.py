@@ -43,8 +43,8 @@ REFRESH_SECONDS = 900
 View = Callable[..., Response]
 
 
-def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
-    """Add all endpoints to the app."""
+def register(app: Flask, models: ModelPool, defaults: Defaults, status_editors: View) -> None:
+    """Add all endpoints to the app. `status_editors` is the view of `editors_view`."""
     views = {
         **_model_views(models),
         **_ollama_views(models),
@@ -55,6 +55,7 @@ def register(app: Flask, models: ModelPool, defaults: Defaults) -> None:
         "tabbyEvents": lambda: Response(status=200),
         "nextEditMetrics": lambda: Response(status=200),
         "copilotToken": _copilot_token,
+        "statusEditors": status_editors,
         **{e.name: _refusal(e.refusal) for e in ENDPOINTS if e.refusal},
         **{
             e.name: model_view(e.body, models)

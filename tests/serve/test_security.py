@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from serve.http.security import checked_options
 from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
-from serve.http.server import how_to_use, open_to_strangers
+from serve.http.start_lines import how_to_use, open_to_strangers
 from serve.settings import SecurityOptions, ServerOptions
 from tests.support.serving import MakeClient
 from turbopilot.base.errors import InvalidInput
@@ -241,7 +241,7 @@ def test_serve_refuses_bad_security_options(
 
 def test_serve_passes_security_options(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ServerOptions] = []
-    monkeypatch.setattr("serve.http.server.serve", lambda options, _: seen.append(options))
+    monkeypatch.setattr("serve.http.server.serve", lambda options, *_: seen.append(options))
     monkeypatch.setenv(KEY_VARIABLE, OTHER)
     arguments = ["serve", str(demo_gguf), "--api-key", KEY, "--cors-origin", "https://a.b"]
     arguments += ["--allowed-host", "C.d", "--copilot-request-id"]

@@ -122,7 +122,7 @@ def deploy(given: DeployArguments) -> None:
 
 def _plan(given: DeployArguments) -> ClusterPlan:
     from serve.http.security.hosts import is_loopback
-    from serve.http.server import open_to_strangers
+    from serve.http.start_lines import open_to_strangers
     from turbopilot.cluster.roles import ClusterPlan, Door, Role, Size
     from turbopilot.cluster.settings import make_settings
 
