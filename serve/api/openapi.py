@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
+from serve.api.dialect import SSE
 from serve.api.endpoints import ENDPOINTS, TAGS, Endpoint, plain_errors
 from serve.api.health import HealthAnswer
 from serve.api.llama_state import SlotsAnswer
@@ -73,6 +74,7 @@ _LOADED: Final = {
 }
 _COMPUTED: Final = {**_LOADED, 504: "The deadline passed before any text was generated."}
 _BUSY: Final = {503: "No slot is free."}
+_WATCHED: Final = {503: "There are too many viewers."}
 
 
 _STRING: Final = {"type": "string"}
@@ -193,7 +195,7 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     statuses = _ALWAYS | ({} if e.is_open else _KEYED) | (_COMPUTED if e.requests else {})
     statuses |= (_REFUSED if e.refusal else {}) | (_ABSENT if "{name}" in path else {})
     statuses |= _LOADED if e.body and issubclass(e.body, ModelRequest) else {}
-    statuses |= _BUSY if e.answer is SlotsAnswer else {}
+    statuses |= _BUSY if e.answer is SlotsAnswer else _WATCHED if e.streams else {}
     for status, what in sorted(statuses.items()):
         answers[str(status)] = {"description": what, "content": _json(error)}
         if status in _HEADERS:
@@ -220,6 +222,9 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
         parameters += _PARAMETERS
         truncated = {"description": _TRUNCATED, "schema": _STRING}
         ok |= {"headers": {"X-TurboPilot-Truncated": truncated}, "content": _computed(e, error)}
+    elif e.streams:
+        pieces = {"description": SSE.about, **_any_of(e.answer)}
+        ok["content"] = {SSE.mimetype: {"x-itemSchema": pieces}}
     elif isinstance(e.answer, str):
         ok["content"] = {e.answer: {"schema": {}}}
     elif e.answer:

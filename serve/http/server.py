@@ -33,6 +33,7 @@ from serve.settings import (
     UPSTREAM_PARALLEL,
     ServerOptions,
 )
+from serve.status.feed import MOST_VIEWERS
 from turbopilot.base.errors import ServeError
 from turbopilot.base.threads import too_many_threads
 from turbopilot.base.version import __version__
@@ -107,7 +108,7 @@ class HttpServer:
         # "Task queue depth" warnings would only show that there are many clients.
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)
         self.host, self.port = listener.getsockname()[:2]
-        self._n_threads = threads
+        self._n_threads = threads + MOST_VIEWERS  # each viewer of the status occupies one
         self._dispatcher = _Dispatcher()  # its threads start in `run`, which also ends them
         self._server = create_server(
             app,
@@ -257,7 +258,7 @@ def run(
     at_once = UPSTREAM_PARALLEL if options.upstream.addresses else DEFAULT_PARALLEL
     n_open = (options.model.n_seq or at_once) + options.limits.max_queue
     n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
-    app = create_app(models, options.request_defaults, security, editors)
+    app = create_app(models, options.request_defaults, security, options.shown, editors)
     server = HttpServer(app, listener, threads=n_threads)
     failures: list[BaseException] = []
 

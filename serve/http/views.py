@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flask import Flask, Response, g, request
 
@@ -17,10 +17,10 @@ from serve.api.dialect import json_bytes
 from serve.api.endpoints import ENDPOINTS
 from serve.api.health import (
     CopilotToken,
-    DeviceHealth,
     HealthAnswer,
     ModelHealth,
     TabbyHealth,
+    device_health,
     upstream_health,
 )
 from serve.api.llama_tokenizer import ModelRequest
@@ -34,7 +34,6 @@ from serve.settings import Defaults
 from turbopilot.base.errors import NotSupported, Overloaded, UnknownModel
 from turbopilot.base.quoting import quoted
 from turbopilot.base.version import __version__
-from turbopilot.llama.device_use import DeviceUse
 
 # Lifetime of Copilot's token; the plugin requests a new one after `refresh_in`. Source: the original TurboPilot.
 LIFETIME_SECONDS = 1800
@@ -43,9 +42,10 @@ REFRESH_SECONDS = 900
 View = Callable[..., Response]
 
 
-def register(app: Flask, models: ModelPool, defaults: Defaults, status_editors: View) -> None:
-    """Add all endpoints to the app. `status_editors` is the view of `editors_view`."""
+def register(app: Flask, models: ModelPool, defaults: Defaults, more: Mapping[str, View]) -> None:
+    """Add all endpoints to the app; `more` has the views of some of them."""
     views = {
+        **more,
         **_model_views(models),
         **_ollama_views(models),
         **_llama_views(models, defaults),
@@ -55,7 +55,6 @@ def register(app: Flask, models: ModelPool, defaults: Defaults, status_editors: 
         "tabbyEvents": lambda: Response(status=200),
         "nextEditMetrics": lambda: Response(status=200),
         "copilotToken": _copilot_token,
-        "statusEditors": status_editors,
         **{e.name: _refusal(e.refusal) for e in ENDPOINTS if e.refusal},
         **{
             e.name: model_view(e.body, models)
@@ -199,7 +198,7 @@ def _model_health(s: ModelStatus) -> ModelHealth:
         "waiting": s.waiting,
     }
     if s.devices:
-        answer["devices"] = [_device_health(use) for use in s.devices]
+        answer["devices"] = [device_health(use) for use in s.devices]
     if s.reason:
         answer["reason"] = s.reason
     if s.certificate:
@@ -209,14 +208,6 @@ def _model_health(s: ModelStatus) -> ModelHealth:
     if s.adapters:
         answer["lora"] = [{"id": a.id, "name": a.path.name, "scale": a.scale} for a in s.adapters]
     return answer
-
-
-def _device_health(use: DeviceUse) -> DeviceHealth:
-    return {
-        "device": use.device, "description": use.description, "layers": use.layers, "has_output": use.has_output,
-        "weights": use.weights, "kv": use.kv, "compute": use.compute,
-        "free_before": use.free_before, "free_after": use.free_after,
-    }  # fmt: skip
 
 
 def _tabby_health(model: str) -> TabbyHealth:

@@ -27,7 +27,7 @@ def client(request: pytest.FixtureRequest) -> Iterator[FlaskClient]:
     runner.start()
     try:
         yield create_app(
-            pool_of(service), None, SecurityOptions(api_keys=keys), entries
+            pool_of(service), None, SecurityOptions(api_keys=keys), (), entries
         ).test_client()
     finally:
         runner.close()
@@ -84,7 +84,7 @@ def test_other_schemes_return_400(client: FlaskClient, query: str) -> None:
 def test_invalid_host_returns_400() -> None:
     service, _ = make_service(FakeDecoder(letters))
     everywhere = SecurityOptions(allowed_hosts=("*",))
-    client = create_app(pool_of(service), None, everywhere, entries).test_client()
+    client = create_app(pool_of(service), None, everywhere, (), entries).test_client()
     assert asked(client, host="a b")[0] == 400
 
 
