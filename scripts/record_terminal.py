@@ -23,6 +23,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+from lib.terminal_picture import terminal_svg
 from rich.console import Console
 from rich.text import Text
 
@@ -121,10 +122,7 @@ def record(out: Path) -> None:
             server.send_signal(signal.SIGTERM)
             server.wait()
     out.parent.mkdir(parents=True, exist_ok=True)
-    svg = console.export_svg(title="TurboPilot", unique_id="session")
-    # Without the web font: a picture should load nothing, and every system has some monospace font.
-    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL).replace("Fira Code", "monospace")
-    out.write_text(svg, "utf-8")
+    out.write_text(terminal_svg(console, "TurboPilot"), "utf-8")
 
 
 def _wait(url: str) -> None:

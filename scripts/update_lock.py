@@ -109,6 +109,7 @@ def update(resolve: Resolver, options: list[str]) -> None:
         ("tools", "Scripts that have an environment of their own.", ("--group", "tools")),
         ("clients", "PyPI clients of scripts/test_clients.", ("--group", "clients")),
         ("editors", "Neovim of scripts/test_editors.", ("--group", "editors")),
+        ("page", "Playwright of scripts/test_page.", ("--group", "page")),
     ):
         write(
             name, f"# {comment}\n", resolve(locked(name), *sources, "--generate-hashes", *options)

@@ -235,6 +235,9 @@ class SecurityOptions:
         "for other names are refused, to protect against DNS rebinding. * allows every name.", metavar="NAME",
     )] = ()
     host: str = "127.0.0.1"
+    has_page: Annotated[bool, Option(
+        "--no-page/--page", "Do not serve the page with a playground, the server's status and editors' settings.",
+    )] = True
     copilot_request_id: Annotated[bool, Option(
         "--copilot-request-id/--no-copilot-request-id", "Add an x-github-request-id header to responses "
         "under /copilot_internal/. Only for a Copilot language server that signs in at this server: the settings of "

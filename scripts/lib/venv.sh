@@ -101,6 +101,9 @@ install_torch() {
     fi
 }
 
+# Print the path of Chromium or Chrome; return 1 if there is none. tests/support/chromium.py has the same names.
+find_browser() { command -v chromium || command -v chromium-browser || command -v google-chrome; }
+
 # Return 0 if STAMP has the content WANTED.
 up_to_date() { [ -f "$1" ] && [ "$(cat "$1")" = "$2" ]; }
 
@@ -144,17 +147,17 @@ ensure_tools() {
     echo "$wanted" >"$TOOLS/.stamp"
 }
 
-# ensure_ray: create TURBOPILOT_RAY, by default .venv/ray, with Ray Serve; its other packages are those of .venv. Sets
-# RAY_PY. Does nothing if it is up to date.
-ensure_ray() {
-    local folder=${TURBOPILOT_RAY:-$VENV/ray} wanted
-    RAY_PY=$folder/bin/python
-    wanted=$(cksum <"$ROOT/requirements/cluster.txt")
+# ensure_overlay NAME FOLDER: create FOLDER, an environment with the packages of requirements/NAME.txt; its other packages
+# are those of .venv. Sets OVERLAY_PY. Does nothing if it is up to date.
+ensure_overlay() {
+    local name=$1 folder=$2 wanted
+    OVERLAY_PY=$folder/bin/python
+    wanted=$(cksum <"$ROOT/requirements/$name.txt")
     up_to_date "$folder/.stamp" "$wanted" && return
-    say "installing Ray Serve into $folder (about 400 MB)"
+    say "installing the packages of requirements/$name.txt into $folder"
     "$PY" -m venv --clear "$folder"
     "$PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-        >"$("$RAY_PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turbopilot_base.pth"
-    PY=$RAY_PY pip_locked cluster
+        >"$("$OVERLAY_PY" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/turbopilot_base.pth"
+    PY=$OVERLAY_PY pip_locked "$name"
     echo "$wanted" >"$folder/.stamp"
 }

@@ -10,7 +10,6 @@ from typing import Final
 from scale.engines import EngineRecord
 from scale.policy import AFFINITY
 from scale.simulation import Outcomes, Scenario, simulate
-from turbopilot.render.bench_plot import STYLE
 from turbopilot.render.scale import Scale
 from turbopilot.render.svg import WIDTH, Labels, Line, Spot, plot, standalone
 
@@ -18,10 +17,6 @@ POLICIES: Final = (AFFINITY, "random")
 REPLICAS: Final = (1, 2, 3, 4, 6, 10, 30, 100, 300, 1000)
 PER_REPLICA: Final = 4  # developers
 _HEIGHT: Final = 260.0
-_LINES: Final = """
-.line { fill: none; stroke-width: 2; } .line.k1, .spot.k1 { stroke: #2a6fbb; } .line.k2, .spot.k2 { stroke: #b5541c; }
-.spot.k1 { fill: #2a6fbb; } .spot.k2 { fill: #b5541c; }
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +67,7 @@ def drawn(simulated: Points, found: Points) -> str:
         place = f'<svg y="{at * _HEIGHT:g}" width="{WIDTH:g}" height="{_HEIGHT:g}" '
         parts.append(drawing.replace("<svg ", place, 1))
     whole = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {len(PANELS) * _HEIGHT:g}">'
-    return standalone(f"{whole}{''.join(parts)}</svg>", STYLE + _LINES)
+    return standalone(f"{whole}{''.join(parts)}</svg>")
 
 
 def _panel(panel: Panel, simulated: Points, found: Points) -> str:

@@ -48,7 +48,7 @@ TAGS: Final = {
     "Next edits": "The routes of Sweep's plugins, for next-edit models.",
     "Tabby": "Routes that Tabby's agent uses in addition to completions.",
     "Copilot": "The token request that GitHub Copilot's plugins send before completions.",
-    "Operators": "Status page, health check, metrics and this document.",
+    "Operators": "The page, health check, metrics and this document.",
 }
 
 
@@ -65,7 +65,7 @@ class Endpoint:
         requests: the dialects that it accepts, distinguished by their `key`; empty if the route completes no text.
         body: type of the request body of a route that completes no text. A `ModelRequest` loads its model.
         query: names of query parameters, with descriptions.
-        answer: type of a JSON response, or a MIME type; None means an empty body.
+        answer: type of a JSON response, or MIME types; None means an empty body.
         streams: whether the response is an endless stream of server-sent events, each with an `answer`.
         is_open: whether it needs no API key even if the server requires one.
         may_compress: whether the request's body may be compressed.
@@ -232,7 +232,14 @@ ENDPOINTS: Final = (
             ("scheme", "`https` if clients reach the server through a proxy that speaks TLS; by default `http`."),
         ),
     ),
-    Endpoint("index", "Operators", "Show a status page.", _GET, ("/",), answer="text/plain", is_open=True),
+    Endpoint(
+        "index", "Operators", "Get the page if the header Accept prefers HTML and the page is on, else a line of text.",
+        _GET, ("/",), answer="text/plain, text/html", is_open=True,
+    ),
+    Endpoint(
+        "pageFile", "Operators", "Get a file of the page.",
+        _GET, ("/page/{file}",), answer="text/javascript, text/css, image/svg+xml, text/html", is_open=True,
+    ),
     Endpoint(
         "health", "Operators", "Check whether the server accepts requests. Does not wait for the engine.",
         _GET, ("/health",), answer=HealthAnswer, is_open=True,

@@ -64,7 +64,11 @@ _ALWAYS: Final = {
     431: "The headers are too large.",
     500: "Internal error. See the server's log for details.",
 }
-_ABSENT: Final = {404: "The server has no model with this name."}
+# Why a path with a parameter may be unknown.
+_ABSENT: Final = {
+    "{name}": {404: "The server has no model with this name."},
+    "{file}": {404: "The page has no such file, or it is off (`--no-page`)."},
+}
 _REFUSED: Final = {501: "The server does not support this route; the error states why."}
 _KEYED: Final = {401: "The server requires an API key, and the request has none or a wrong one."}
 # Further errors of routes that need a loaded model, of those that complete, and of `/slots`.
@@ -193,7 +197,8 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     ok: dict[str, Any] = {"description": "The response."}
     answers = {} if e.refusal else {"200": ok}
     statuses = _ALWAYS | ({} if e.is_open else _KEYED) | (_COMPUTED if e.requests else {})
-    statuses |= (_REFUSED if e.refusal else {}) | (_ABSENT if "{name}" in path else {})
+    statuses |= next((why for name, why in _ABSENT.items() if name in path), {})
+    statuses |= _REFUSED if e.refusal else {}
     statuses |= _LOADED if e.body and issubclass(e.body, ModelRequest) else {}
     statuses |= _BUSY if e.answer is SlotsAnswer else _WATCHED if e.streams else {}
     for status, what in sorted(statuses.items()):
@@ -226,7 +231,7 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
         pieces = {"description": SSE.about, **_any_of(e.answer)}
         ok["content"] = {SSE.mimetype: {"x-itemSchema": pieces}}
     elif isinstance(e.answer, str):
-        ok["content"] = {e.answer: {"schema": {}}}
+        ok["content"] = {mimetype: {"schema": {}} for mimetype in e.answer.split(", ")}
     elif e.answer:
         ok["content"] = _json(e.answer)
     if e.answer is HealthAnswer:

@@ -9,6 +9,7 @@ from flask import Flask, Response, g, request
 from serve.http import errors, request_log, views
 from serve.http.body_codings import check_coding
 from serve.http.editors_view import Editors, editors_view, no_editors
+from serve.http.page import page_views
 from serve.http.security import hooks
 from serve.http.status_views import status_views
 from serve.models import ModelPool
@@ -54,6 +55,7 @@ def create_app(
     status = ServerStatus(models, needs_key=bool(security.api_keys))
     more = {
         **status_views(status, shown),
+        **page_views(models.known[0].name, has_page=security.has_page),
         "statusEditors": editors_view(models, security, editors),
     }
     views.register(app, models, defaults, more)

@@ -267,7 +267,8 @@ def run(
             failures.append(error)
             server.stop()
         elif not models.is_draining:
-            for line in how_to_use(server.host, server.port, needs_key=bool(security.api_keys)):
+            has_key, has_page = bool(security.api_keys), security.has_page
+            for line in how_to_use(server.host, server.port, needs_key=has_key, has_page=has_page):
                 notify(line)
 
     try:

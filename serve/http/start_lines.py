@@ -1,16 +1,19 @@
-"""Lines that the server prints when it starts."""
+"""Lines that `serve` prints when the server is ready."""
 
 from __future__ import annotations
 
 
-def how_to_use(host: str, port: int, *, needs_key: bool = False) -> list[str]:
-    """Return lines with the server's URL and an example request. An API key is referenced, never shown."""
+def how_to_use(
+    host: str, port: int, *, needs_key: bool = False, has_page: bool = True
+) -> list[str]:
+    """Return lines with the server's URL, its page and an example request. An API key is referenced, never shown."""
     if host in ("0.0.0.0", "::"):  # listens on all addresses; loopback works on this machine
         host = "127.0.0.1"
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     key = '-H "Authorization: Bearer $TURBOPILOT_API_KEY" ' if needs_key else ""
     return [
         f"ready    {url}  (press Ctrl-C to stop)",
+        *([f"page     {url}/"] if has_page else []),
         "try      "
         f"curl -s {url}/v1/completions {key}-d "
         """'{"prompt": "def fibonacci(n):", "max_tokens": 48}'""",

@@ -156,13 +156,6 @@ def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
     registry = prometheus.registry(models)
     document = json_bytes(description(defaults))
 
-    def index() -> Response:
-        # The original TurboPilot's page was "Hello world", and existing health checks look for this text.
-        return Response(
-            f"Hello world\n\nTurboPilot serves {models.known[0].name} at POST /v1/completions\n",
-            mimetype="text/plain",
-        )
-
     def health() -> Response:
         answer = _health(models.statuses)
         return json_answer(answer, status=200 if answer["status"] == "ok" else 503)
@@ -173,7 +166,7 @@ def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
     def openapi() -> Response:
         return Response(document, mimetype="application/json")
 
-    return {"index": index, "health": health, "metrics": metrics, "openapi": openapi}
+    return {"health": health, "metrics": metrics, "openapi": openapi}
 
 
 def _health(statuses: tuple[ModelStatus, ...]) -> HealthAnswer:

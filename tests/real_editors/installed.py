@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.clients.live import ROOT
+from tests.support.chromium import BROWSERS, installed_browser
 
 # Environment variable with the folder of scripts/test_editors.
 VARIABLE = "TURBOPILOT_EDITORS"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def folder_of_editors() -> Path:
 def require(plugin: Plugin) -> Installed:
     """Return what is installed; skip the test if it is not enough for this plugin."""
     folder = folder_of_editors()
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    browser = installed_browser()
     if browser is None:
         pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
     found = Installed(folder, browser)

@@ -138,6 +138,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[ServerOptions], object], object]] =
     "grace": ("8", "8", lambda o: o.limits.grace, 8.0),
     "prefix-cache": ('"1MB"', "1MB", lambda o: o.caches.prefix_bytes, 10**6),
     "no-ahead": ("true", "1", lambda o: o.caches.looks_ahead, False),
+    "no-page": ("true", "1", lambda o: o.security.has_page, False),
     "no-drafts": ("true", "yes", lambda o: o.caches.drafts, False),
     "api-key": ('["k1", "k2"]', "k1", lambda o: o.security.api_keys[:1], ("k1",)),
     "cors-origin": ('"https://a.b"', "https://a.b", lambda o: o.security.cors_origins, ("https://a.b",)),

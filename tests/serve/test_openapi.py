@@ -194,11 +194,12 @@ GET_PATHS = [e.paths[0] for e in ENDPOINTS if "GET" in e.methods and not e.strea
 
 @pytest.mark.parametrize("path", GET_PATHS)
 def test_responses_of_get_routes_match_the_document(client: FlaskClient, path: str) -> None:
-    check(client.get(path.replace("{name}", "fake")), path, 200, "get")
+    check(client.get(path.format(name="fake", file="page.js")), path, 200, "get")
 
 
-def test_response_for_an_unknown_model_matches_the_document(client: FlaskClient) -> None:
+def test_response_for_an_unknown_name_matches_the_document(client: FlaskClient) -> None:
     check(client.get("/v1/models/any/thing"), "/v1/models/{name}", 404, "get")
+    check(client.get("/page/any/thing"), "/page/{file}", 404, "get")
 
 
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}

@@ -12,15 +12,6 @@ from turbopilot.render.scale import Scale
 from turbopilot.render.svg import Labels, Spot, plot, standalone
 from turbopilot.tasks.report import TaskReport
 
-STYLE: Final = """
-svg { font: 13px system-ui, sans-serif; background: #fff; }
-text { fill: #59636e; } .label { fill: #1c2024; stroke: #fff; stroke-width: 4; paint-order: stroke; }
-.grid { stroke: #d8dee4; fill: none; } .spot { fill: #2a6fbb; fill-opacity: .75; stroke: #fff; }
-@media (prefers-color-scheme: dark) {
-  svg { background: #15181b; } text { fill: #a2abb4; } .label { fill: #e4e7ea; stroke: #15181b; }
-  .grid { stroke: #343a40; } .spot { fill: #6aaef0; stroke: #15181b; }
-}
-"""
 _LARGEST, _SMALLEST = 8.0, 2.5  # radius of a point, in the plot's units
 _UNITS: Final = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
 
@@ -74,7 +65,7 @@ def drawn(rows: Sequence[BenchRow]) -> str:
         [*spots, Labels(x, y, labels)],
         height=340.0,
     )
-    return standalone(drawing, STYLE)
+    return standalone(drawing)
 
 
 def _label(row: BenchRow, rows: Sequence[BenchRow]) -> str:

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from turbopilot.render.look import picture_style, stylesheet
 from turbopilot.render.scale import Scale
 
 WIDTH: Final = 440.0
@@ -173,9 +174,10 @@ def plot(
     return _svg(title, height, parts) + _legend(marks)
 
 
-def standalone(drawing: str, style: str) -> str:
-    """Return a drawing without a legend as the text of an SVG file, with the CSS for its shapes."""
+def standalone(drawing: str) -> str:
+    """Return a drawing without a legend as the text of an SVG file, with its colours, fonts and CSS."""
     opening, _, shapes = drawing.partition(">")
+    style = f"{picture_style()}{stylesheet('plot')}"
     return f'{opening} width="{_n(2 * WIDTH)}"><style>{style}</style>{shapes}\n'
 
 

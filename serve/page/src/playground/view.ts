@@ -1,8 +1,10 @@
 /** The playground: a code editor with completions as ghost text. */
 
 import type { View } from "../tabs";
+import { Playground } from "./playground";
 
 export function playground(panel: HTMLElement): View {
-  panel.textContent = "";
-  return { open: () => undefined, close: () => undefined };
+  const made = new Playground();
+  panel.append(...made.parts);
+  return { open: () => made.open(), close: () => made.close() };
 }
