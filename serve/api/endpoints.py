@@ -37,7 +37,7 @@ from serve.api.models import (
 )
 from serve.api.next_edit import NextEditRequest
 from serve.api.ollama import OllamaChatRequest, OllamaRequest
-from serve.api.status import SettingsAnswer, StatusAnswer
+from serve.api.status import EditorsAnswer, SettingsAnswer, StatusAnswer
 
 TAGS: Final = {
     "OpenAI": "OpenAI's API: models, and legacy completions, which FauxPilot's and Tabby's clients use as well.",
@@ -222,6 +222,15 @@ ENDPOINTS: Final = (
     Endpoint(
         "copilotToken", "Copilot", "Get a token for Copilot's plugins.",
         _GET, ("/copilot_internal/v2/token",), answer=CopilotToken,
+    ),
+    Endpoint(
+        "statusEditors", "Operators",
+        "Get the settings of all editors for this server, with a request of each to check them.",
+        _GET, ("/status/editors",), answer=EditorsAnswer,
+        query=(
+            ("model", "Name of the model in the settings; by default that of the default model."),
+            ("scheme", "`https` if clients reach the server through a proxy that speaks TLS; by default `http`."),
+        ),
     ),
     Endpoint(
         "index", "Operators", "Get the page if the header Accept prefers HTML and the page is on, else a line of text.",

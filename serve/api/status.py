@@ -226,9 +226,14 @@ class CheckRequest(TypedDict):
 
 
 class EditorsAnswer(TypedDict):
-    """All editors, with settings for the server's address in the request's Host header."""
+    """All editors, with settings for the server's address in the request's Host header.
+
+    `key_placeholder` stands for the API key in the texts, and is "" if the server requires none. A plugin whose
+    settings do not contain it cannot send a key.
+    """
 
     editors: list[EditorStatus]
+    key_placeholder: str
 
 
 class ModelChange(Body):
