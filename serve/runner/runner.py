@@ -90,6 +90,7 @@ class EngineRunner(Admission):
         with self._lock:
             if not self._refuse and (stalled := self.watch.stalled):
                 raise Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
+            generation.n_ahead = self.n_open
             self._admit(len(generation.requests), self._max_open)
             self._inbox.put(("begin", generation))
 

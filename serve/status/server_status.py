@@ -14,6 +14,7 @@ from serve.models import ModelPool
 from serve.status.counters import Counters, measured
 from serve.status.event_log import watch_events
 from serve.status.feed import StatusFeed, Viewer
+from serve.status.finished_requests import FinishedRequests
 from serve.status.snapshot import machine_status, model_statuses
 from turbopilot.base.graphics import Host
 from turbopilot.base.load import CpuTimes, GpuLoad, cpu_load, cpu_times, gpu_loads
@@ -31,6 +32,9 @@ class ServerStatus:
         models: the models.
         needs_key: whether the server requires an API key.
         clock: returns Unix time in seconds.
+
+    Attributes:
+        requests: the last finished requests.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class ServerStatus:
     ) -> None:
         self._models, self._needs_key, self._clock = models, needs_key, clock
         self._started = clock()
+        self.requests = FinishedRequests()
         self._events = watch_events()
         self._lock = threading.Lock()  # protects the attributes below
         self._samples: deque[StatusSample] = deque(maxlen=MOST_SAMPLES)
@@ -70,7 +75,7 @@ class ServerStatus:
             "models": models,
             "machine": machine_status(self._models, self._gpus),
             "samples": samples,
-            "requests": [],
+            "requests": self.requests.latest[latest],
             "events": self._events.events[latest],
             "accepted": [],
         }
