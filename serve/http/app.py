@@ -50,7 +50,7 @@ def create_app(
     )
     if security.copilot_request_id:
         app.after_request(_add_github_header)
-    views.register(app, models, defaults, status_views(status, shown))
+    views.register(app, models, defaults, status_views(models, status, shown))
     return app
 
 

@@ -191,7 +191,7 @@ class Generation:
             if event.error:
                 raise event.error
             if event.reason == "cancelled" and self._runner.is_cut:
-                raise Overloaded("the server is shutting down")
+                raise Overloaded(self._runner.why_stopped)
 
     def collect(self, when_gone: WhenGone = stays) -> Answer:
         """Wait for all choices.
