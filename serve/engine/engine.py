@@ -102,7 +102,7 @@ class Engine:
     def look_ahead(self) -> None:
         """Begin the completion that follows if the client accepts the last one.
 
-        The next request cancels it; the tokens generated so far stay in the answer cache.
+        The next request of normal priority cancels it; the tokens generated so far stay in the answer cache.
         """
         if request := self._requests.next_after_last():
             self._requests.begin(_AHEAD, request, self._clock(), ours=True)
@@ -117,7 +117,8 @@ class Engine:
 
         A request that can never run, or whose completion is in the answer cache, ends at once.
         """
-        self._requests.cancel(_AHEAD)
+        if not request.is_low:
+            self._requests.cancel(_AHEAD)
         return self._counted(self._requests.begin(request_id, request, self._clock()))
 
     def cancel(self, request_id: int) -> list[Emitted]:
@@ -157,10 +158,12 @@ class Engine:
     def _count_admitted(self, s: Sequence) -> None:
         self.metrics.restored_tokens += s.n_restored
         self.metrics.moved_tokens += s.n_moved
-        if s.is_ours:
+        if s.began is not None:  # it gave way, and goes on
             return
         s.began = now = self._clock()
         s.n_cached = s.n_prompt_held
+        if s.is_ours:
+            return
         self.metrics.queue_seconds.observe(max(0.0, now - s.submitted))
         self.metrics.prompt_tokens += s.request.n_prompt
         self.metrics.cached_tokens += s.n_cached

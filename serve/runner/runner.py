@@ -37,7 +37,7 @@ class EngineRunner(Admission):
 
     Args:
         engine: the engine; it must not be used elsewhere.
-        max_open: maximum number of queued and running requests, unless a single generation has more.
+        max_open: maximum number of queued and running requests of normal priority, unless a single generation has more.
         compute_lock: shared by the engines of one process; None makes one for this engine.
         clock: returns seconds; used for the time before a retry and the limit on restarts.
     """
@@ -90,7 +90,7 @@ class EngineRunner(Admission):
         with self._lock:
             if not self._refuse and (stalled := self.watch.stalled):
                 raise Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
-            self._admit(len(generation.requests), self._max_open)
+            self._admit(len(generation.requests), self._max_open, is_low=generation.is_low)
             self._inbox.put(("begin", generation))
 
     def cancel(self, generation: Generation) -> None:
@@ -224,7 +224,7 @@ class EngineRunner(Admission):
 
     def _end(self, request_id: int, last: Finished) -> None:
         generation = self._open.pop(request_id)
-        self._count_ended(1)
+        self._count_ended(1, is_low=generation.is_low)
         generation.deliver(request_id - generation.first_id, last)
 
     def _end_all(self, last: Finished) -> None:
@@ -247,7 +247,7 @@ class EngineRunner(Admission):
             command = self._inbox.get()
             if isinstance(command, tuple) and command[0] == "begin":
                 generation = command[1]
-                self._count_ended(len(generation.requests))
+                self._count_ended(len(generation.requests), is_low=generation.is_low)
                 for index in range(len(generation.requests)):
                     generation.deliver(index, last)
         if failure is None:
