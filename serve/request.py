@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from serve.adapters import AdapterSet
@@ -99,6 +100,18 @@ class StopRules:
     line: str = ""
 
 
+class Rank(IntEnum):
+    """Rank of a sequence. Those of a later rank run only while none of an earlier rank is queued or running.
+
+    A sequence that has to wait returns to the queue. Its slot is free for others, and its tokens stay cached.
+    """
+
+    COMPLETION = 0
+    WARM_UP = 1  # only fills the KV cache with its prompt
+    LOW = 2  # low priority
+    AHEAD = 3  # computed ahead, without a client
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One sequence to generate.
@@ -106,7 +119,7 @@ class GenerationRequest:
     Attributes:
         prompt: token ids, at least one.
         max_tokens: maximum tokens to generate; must fit into the context together with the prompt. 0 only fills the
-            KV cache with the prompt, and only while no other request needs the engine.
+            KV cache with the prompt.
         n_logprobs: report each token's log probability and those of this many most likely tokens; None reports none.
         scores_prompt: also report the log probabilities of the prompt's tokens; then no cached prefix is used.
         deadline: time limit in seconds. The request then ends with the text so far, or with an error if there is none.
@@ -123,6 +136,7 @@ class GenerationRequest:
         healing: text after the prompt that the completion re-spells; None is none. Its tokens count as the prompt's.
         adapters: LoRA adapters that compute it.
         file: name of the edited file, which routes it to an upstream; "" if unknown.
+        is_low: whether it has low priority.
     """
 
     prompt: tuple[int, ...]
@@ -142,6 +156,15 @@ class GenerationRequest:
     healing: Healing | None = None
     adapters: AdapterSet = ()
     file: str = ""
+    is_low: bool = False
+
+    @property
+    def rank(self) -> Rank:
+        """Rank among the requests of an engine."""
+        if self.is_low:
+            return Rank.LOW
+        only_warms = self.max_tokens == 0 and not self.scores_prompt
+        return Rank.WARM_UP if only_warms else Rank.COMPLETION
 
     @property
     def n_healed(self) -> int:

@@ -23,6 +23,7 @@ DEFAULT_PORT: Final = 18080  # the original TurboPilot's: editors are configured
 
 # Threads for routes that need no engine, such as /health, so that they are answered even if the queue is full.
 SPARE_HTTP_THREADS: Final = 8
+MOST_LOW: Final = 16  # queued and running requests of low priority of each model, beside the others
 UPSTREAM_PARALLEL: Final = 256  # requests at all upstreams together; each has a thread here
 MAX_PARALLEL: Final = 256  # llama.cpp's limit. Source: LLAMA_MAX_SEQ in src/llama-cparams.h.
 LEAST_PROMPT: Final = 16  # fewer tokens would leave a fill-in-the-middle prompt no room for text

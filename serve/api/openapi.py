@@ -105,6 +105,12 @@ _PARAMETERS: Final[list[dict[str, Any]]] = [
         "description": "Same as `deadline_ms`, over which it takes precedence.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 10**9},
     },
+    {
+        "name": "X-TurboPilot-Priority",
+        "in": "header",
+        "description": "`low` runs only while no request of normal priority is queued or running.",
+        "schema": {"enum": ["low", "normal"], "default": "normal"},
+    },
 ]
 
 

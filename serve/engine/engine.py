@@ -21,7 +21,7 @@ from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.engine.tuner import Tuner
 from serve.metrics import EngineMetrics
-from serve.request import GenerationRequest
+from serve.request import GenerationRequest, Rank
 from turbopilot.base.errors import (
     BadBatch,
     DecodeAborted,
@@ -97,6 +97,11 @@ class Engine:
         return self._scheduler.has_work
 
     @property
+    def gives_way(self) -> bool:
+        """Whether all of its work can wait for that of others."""
+        return self._scheduler.first_rank >= Rank.LOW
+
+    @property
     def can_look_ahead(self) -> bool:
         """Whether `look_ahead` would begin a request."""
         return self._looks_ahead and not self.has_work and self._requests.can_look_ahead
@@ -104,7 +109,7 @@ class Engine:
     def look_ahead(self) -> None:
         """Begin the completion that follows if the client accepts the last one.
 
-        The next request cancels it; the tokens generated so far stay in the answer cache.
+        The next request of normal priority cancels it; the tokens generated so far stay in the answer cache.
         """
         if request := self._requests.next_after_last():
             self._requests.begin(_AHEAD, request, self._clock(), ours=True)
@@ -119,12 +124,17 @@ class Engine:
 
         A request that can never run, or whose completion is in the answer cache, ends at once.
         """
-        self._requests.cancel(_AHEAD)
+        if not request.is_low:
+            self._requests.cancel(_AHEAD)
         return self._counted(self._requests.begin(request_id, request, self._clock()))
 
     def cancel(self, request_id: int) -> list[Emitted]:
         """Cancel a request; do nothing if it has already ended."""
         return self._counted(self._requests.cancel(request_id))
+
+    def expire(self) -> list[Emitted]:
+        """End requests whose deadline has passed; `step` does so, too."""
+        return self._counted(self._requests.expire(self._clock()))
 
     def fail_all(self, error: TurboPilotError | None = None) -> list[Emitted]:
         """End every request with the error, or as cancelled if there is none."""
@@ -159,10 +169,12 @@ class Engine:
     def _count_admitted(self, s: Sequence) -> None:
         self.metrics.restored_tokens += s.n_restored
         self.metrics.moved_tokens += s.n_moved
-        if s.is_ours:
+        if s.began is not None:  # it gave way, and goes on
             return
         s.began = now = self._clock()
         s.n_cached = s.n_prompt_held
+        if s.is_ours:
+            return
         self.metrics.queue_seconds.observe(max(0.0, now - s.submitted))
         self.metrics.prompt_tokens += s.request.n_prompt
         self.metrics.cached_tokens += s.n_cached

@@ -19,6 +19,9 @@ OLDEST_TURN = 4
 PATIENCE = 1.0
 # Longest step otherwise, in seconds: new and cancelled requests have to wait until it ends.
 LONGEST = 2.0
+# Longest step of sequences that give way, in seconds: users do not notice that a completion waits for it. Shorter steps
+# cost more speed, since each step reads all weights.
+GIVES_WAY = 0.1
 # Smallest piece of a prompt, in tokens: each piece reads all weights, so smaller ones are inefficient.
 LEAST_CHUNK = 32
 # Longest piece of a single prompt, in tokens: a cancelled request and the ones after it wait until it is computed.
@@ -87,12 +90,15 @@ class Planner:
             return UNKNOWN_COST
         return min((self._few + self._draft) / self._single, 1.0)
 
-    def _prompt_budget(self, *, somebody_waits: bool) -> int:
+    def _prompt_budget(self, running: list[Sequence]) -> int:
         """Return the maximum number of prompt tokens in one step."""
-        n_batch = self._n_batch
+        n_batch, seconds = self._n_batch, LONGEST
+        if any(s.rank for s in running):
+            seconds = GIVES_WAY
+        elif any(s.generates for s in running):
+            seconds = PATIENCE
         if not self._many:
-            return min(n_batch, 4 * LEAST_CHUNK) if somebody_waits else n_batch
-        seconds = PATIENCE if somebody_waits else LONGEST
+            return n_batch if seconds == LONGEST else min(n_batch, 4 * LEAST_CHUNK)
         return max(min(LEAST_CHUNK, n_batch), min(n_batch, int(seconds / self._many)))
 
     def plan(self, beside: int | None = None, alone: int | None = None) -> list[Sequence]:
@@ -106,11 +112,9 @@ class Planner:
         running = self._slots.running
         generating = [s for s in running if s.generates]
         prompts = [s for s in running if not s.generates]
-        if generating or not all(s.idles for s in prompts):
-            prompts = [s for s in prompts if not s.idles]
         budget = beside if generating else alone
         if budget is None:
-            budget = self._prompt_budget(somebody_waits=bool(generating))
+            budget = self._prompt_budget(running)
         generating, prompts = self._take_turn(generating[: self._n_batch], prompts)
         drafted = self._next_tokens(generating)
         left = self._n_batch - sum(1 + len(s.draft) for s in generating)

@@ -242,8 +242,8 @@ class Requests:
         if s.is_ours:
             return []
         self._metrics.finish(how or reason)
-        # Nothing follows a rewritten text.
-        is_continued = s.follows_from_tokens and not s.request.prediction
+        # Nothing follows a rewritten text, and a client that has time needs nothing ahead.
+        is_continued = s.follows_from_tokens and not (s.request.prediction or s.request.is_low)
         if reason in ("stop", "length") and s.n_new and is_continued:
             self._last = s
         events: list[Emitted] = [(s.id, TextDelta(last_text))] if last_text else []

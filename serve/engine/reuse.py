@@ -22,6 +22,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from serve.decoder import Decoder
+from serve.engine.sequence import Sequence as EngineSequence
+from serve.engine.slots import Slots
 from serve.prefix_tree import common_prefix
 
 # A piece of a cached sequence: its first position and its number of tokens.
@@ -69,6 +72,40 @@ class Reuse:
     def is_moved(self) -> bool:
         """Whether any token changes its position."""
         return len(self.pieces) > 1
+
+
+def find_slot(
+    sequence: EngineSequence, keep: int, slots: Slots, decoder: Decoder
+) -> tuple[int, Reuse] | None:
+    """Return the idle slot that saves the most computation, and how; None if there is none.
+
+    A sequence that has already run goes on with the tokens that it had.
+
+    Args:
+        sequence: a queued sequence.
+        keep: number of its tokens that need no computation anyway.
+        slots: the slots, with the tokens that they hold.
+        decoder: the model of the slots.
+    """
+    n, request = len(sequence.tokens), sequence.request
+    if sequence.n_scored or sequence.began is not None or n - keep <= LEAST_GAIN:
+        return None
+    room = decoder.n_ctx - request.n_most + sequence.n_generated
+    best: tuple[int, Reuse] | None = None
+    for slot in slots.idle():
+        if slots.all[slot].adapters != request.adapters:
+            continue
+        reuse = find_reuse(
+            slots.all[slot].cached,
+            sequence.tokens,
+            request.window,
+            room,
+            decoder.piece,
+            can_move=decoder.can_move and slots.is_alone(slot),
+        )
+        if reuse and (not best or reuse.n_left < best[1].n_left):
+            best = slot, reuse
+    return best if best and n - keep - best[1].n_left >= LEAST_GAIN else None
 
 
 def find_reuse(

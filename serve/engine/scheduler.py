@@ -5,6 +5,8 @@ the cells that the request may need (prompt and `max_tokens`) can be reserved, s
 room. A request begins with the longest cached prefix of its tokens, from its slot, another slot or the prefix cache, or
 with cached tokens that are not a prefix (see `serve.engine.reuse`). If a prompt that is being prefilled shares a longer
 prefix, the request waits for that prefix instead of computing it again, and later requests may overtake it.
+
+Only requests of the first rank run (see `Rank`); the others return to the queue.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from collections.abc import Collection, Iterator
 from serve.adapters import AdapterSet
 from serve.decoder import Decoder
 from serve.engine.prefix_store import PrefixStore
-from serve.engine.reuse import LEAST_GAIN, Reuse, find_reuse
+from serve.engine.reuse import find_slot
 from serve.engine.sequence import WAITING, Sequence
 from serve.engine.slots import Slots
+from serve.request import Rank
 
 # Minimum number of tokens that are worth a copy: computing fewer takes only a step or two.
 WORTH_KEEPING = 32
@@ -82,8 +85,12 @@ class Scheduler:
             self.slots.release(sequence)
 
     def admit(self) -> Iterator[Sequence]:
-        """Move queued sequences into free slots; those that only warm the cache come last."""
-        for sequence in sorted(self._waiting, key=lambda s: s.idles):
+        """Move queued sequences of the first rank into free slots, and running ones of later ranks into the queue."""
+        first = self.first_rank
+        for sequence in self.slots.latest():
+            if sequence.rank > first:
+                self._put_back(sequence)
+        for sequence in [s for s in self._waiting if s.rank == first]:
             if not self.slots.free():
                 break
             if self._will_share_more(sequence):
@@ -91,6 +98,18 @@ class Scheduler:
             if not self._place(sequence):
                 break  # no sequence overtakes one that waits for room, which would be starved
             yield sequence
+
+    @property
+    def first_rank(self) -> Rank:
+        """The first rank of all sequences, which may run; the last one if there is no sequence."""
+        return min((s.rank for s in (*self._waiting, *self.slots.running)), default=Rank.AHEAD)
+
+    def _put_back(self, sequence: Sequence) -> None:
+        """Return a running sequence to the queue; its tokens stay cached, so that it need not begin again."""
+        self.slots.release(sequence)
+        sequence.n_past = sequence.n_restored = sequence.n_moved = 0
+        sequence.draft = []
+        self._waiting.appendleft(sequence)
 
     def _will_share_more(self, sequence: Sequence) -> bool:
         """Return whether a running prompt will soon hold a longer prefix of the sequence than any slot does now.
@@ -105,7 +124,6 @@ class Scheduler:
             s = self.slots.all[slot]
             now = max(now, min(n, s.n_held))
             if s.running and not s.running.generates and n >= WORTH_KEEPING:
-                s.running.idles &= sequence.idles  # a client's request now depends on it
                 soon = max(soon, n)
         return soon >= now + WORTH_WAITING
 
@@ -119,7 +137,7 @@ class Scheduler:
         if stored and stored[0] >= keep + WORTH_KEEPING:
             keep, key = stored
             source = None
-        if found := self._best_reuse(sequence, keep):
+        if self._reuses and (found := find_slot(sequence, keep, self.slots, self._decoder)):
             slot, reuse = found
             source, keep, key = slot, reuse.n, None
             sequence.extend(reuse.tokens)
@@ -133,8 +151,9 @@ class Scheduler:
         if self.slots.pooled:
             room = self._make_room(sequence, slot, source, keep)
             if room is None:
-                generated = sequence.tokens[sequence.n_prompt :]
-                sequence.extend([*sequence.request.prompt, *generated])
+                if reuse:
+                    generated = sequence.tokens[sequence.n_prompt :]
+                    sequence.extend([*sequence.request.prompt, *generated])
                 return False
             clear += room
         lost = [*clear, slot] if slot == source else clear
@@ -206,28 +225,6 @@ class Scheduler:
             if n > keep or (n == keep and n and best is not None and self.slots.all[best].running):
                 best, keep = slot, n
         return best, keep
-
-    def _best_reuse(self, sequence: Sequence, keep: int) -> tuple[int, Reuse] | None:
-        """Return the free slot that saves the most computation beyond `keep` tokens, and how; None if there is none."""
-        n = len(sequence.tokens)
-        if not self._reuses or sequence.n_scored or n - keep <= LEAST_GAIN:
-            return None
-        room = self._decoder.n_ctx - sequence.request.n_most + sequence.n_generated
-        best: tuple[int, Reuse] | None = None
-        for slot in self.slots.idle():
-            if self.slots.all[slot].adapters != sequence.request.adapters:
-                continue
-            reuse = find_reuse(
-                self.slots.all[slot].cached,
-                sequence.tokens,
-                sequence.request.window,
-                room,
-                self._decoder.piece,
-                can_move=self._decoder.can_move and self.slots.is_alone(slot),
-            )
-            if reuse and (not best or reuse.n_left < best[1].n_left):
-                best = slot, reuse
-        return best if best and n - keep - best[1].n_left >= LEAST_GAIN else None
 
     def _target(self, source: int | None, keep: int) -> int:
         """Return the slot to run in.

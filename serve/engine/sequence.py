@@ -13,6 +13,7 @@ from serve.request import (
     FinishReason,
     GenerationRequest,
     PromptScored,
+    Rank,
     TextDelta,
     Usage,
 )
@@ -34,7 +35,7 @@ class Sequence:
         tokens: prompt and generated tokens; cached tokens may precede the prompt (see `serve.engine.reuse`).
         n_prompt: how many of `tokens` are not generated.
         name: name of the prompt and the generated tokens.
-        idles: whether it only warms the cache, which happens if no other request needs the step.
+        rank: which sequences it waits for.
         slot: the slot in which it runs, or WAITING.
         n_past: how many of `tokens` are in the KV cache.
         stop: value of `n_past` after the current step.
@@ -63,7 +64,7 @@ class Sequence:
     tokens: list[int] = field(init=False)
     n_prompt: int = field(init=False)
     name: int = field(init=False)
-    idles: bool = field(init=False)
+    rank: Rank = field(init=False)
     slot: int = WAITING
     n_past: int = 0
     stop: int = 0
@@ -88,7 +89,7 @@ class Sequence:
         self.n_prompt = len(self.tokens)
         self.name = name_of(self.request.prompt, hash(self.request.adapters))
         self.spelling = Spelling(self.request.healing)
-        self.idles = self.only_warms and not self.request.scores_prompt
+        self.rank = Rank.AHEAD if self.is_ours else self.request.rank
 
     @property
     def n_reserved(self) -> int:

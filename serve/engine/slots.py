@@ -65,6 +65,11 @@ class Slots:
         """Running sequences, in the order of their slots."""
         return [s.running for s in self.all if s.running]
 
+    def latest(self) -> list[Sequence]:
+        """Return the running sequences, the latest admitted first."""
+        slots = sorted(self.all, key=lambda s: s.last_used, reverse=True)
+        return [s.running for s in slots if s.running]
+
     def states(self) -> tuple[SlotState, ...]:
         """Return the activity of each slot.
 

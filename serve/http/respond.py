@@ -27,6 +27,7 @@ from turbopilot.base.errors import InvalidRequest
 
 SESSION_HEADER = "X-TurboPilot-Session"
 DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"
+PRIORITY_HEADER = "X-TurboPilot-Priority"
 
 
 def json_answer(
@@ -117,7 +118,7 @@ def _pieces(
 
 
 def _with_headers(completion: Completion) -> Completion:
-    """Return the completion with the session and the deadline from the request's headers."""
+    """Return the completion with the session, the deadline and the priority from the request's headers."""
     if name := request.headers.get(SESSION_HEADER, ""):
         completion = replace(completion, session=_session(name))
     if text := request.headers.get(DEADLINE_HEADER, ""):
@@ -128,6 +129,10 @@ def _with_headers(completion: Completion) -> Completion:
                 param=DEADLINE_HEADER,
             )
         completion = replace(completion, deadline=int(text) / 1000)
+    if priority := request.headers.get(PRIORITY_HEADER, ""):
+        if priority not in ("low", "normal"):
+            raise InvalidRequest(f"{PRIORITY_HEADER} must be low or normal", param=PRIORITY_HEADER)
+        completion = replace(completion, is_low=priority == "low")
     return completion
 
 

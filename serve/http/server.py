@@ -29,6 +29,7 @@ from serve.models import ModelPool
 from serve.settings import (
     MAX_BODY_BYTES,
     MAX_HEADER_BYTES,
+    MOST_LOW,
     SPARE_HTTP_THREADS,
     UPSTREAM_PARALLEL,
     ServerOptions,
@@ -256,7 +257,7 @@ def run(
     )
     # One thread for each request that may run or wait, and spare ones for routes that do not wait.
     at_once = UPSTREAM_PARALLEL if options.upstream.addresses else DEFAULT_PARALLEL
-    n_open = (options.model.n_seq or at_once) + options.limits.max_queue
+    n_open = (options.model.n_seq or at_once) + options.limits.max_queue + MOST_LOW
     n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
     app = create_app(models, options.request_defaults, security, options.shown, editors)
     server = HttpServer(app, listener, threads=n_threads)

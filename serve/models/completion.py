@@ -34,6 +34,7 @@ class Completion:
         prediction: text that the completion is expected to repeat; only a source of draft tokens.
         session: see `GenerationRequest.supersedes`.
         lora: scales of LoRA adapters by index; see `AdapterScales.chosen`.
+        is_low: see `GenerationRequest`.
     """
 
     prompts: tuple[PromptText, ...]
@@ -57,3 +58,4 @@ class Completion:
     prediction: str = ""
     session: str = ""
     lora: Mapping[int, float] | None = None
+    is_low: bool = False

@@ -140,10 +140,9 @@ class CompletionService:
         loops = c.ends_loops and self._text.ends_loops
         stop = replace(c.stop, follows=(c.suffix or "")[:MAX_FOLLOWS], loops=loops)
         samplings = [replace(c.sampling, logit_bias=bias, stream=i) for i in range(best_of)]
-        schema = c.sampling.schema
         # Here and not in the engine's thread, where other requests would wait for it.
-        needs_constraint = schema and not self.runner.is_remote
-        constraint = self._schemas.constraint(schema) if needs_constraint else None
+        needs_constraint = c.sampling.schema and not self.runner.is_remote
+        constraint = self._schemas.constraint(c.sampling.schema) if needs_constraint else None
         requests: list[GenerationRequest] = []
         for before in c.prompts:
             is_alone = c.suffix is None and not c.files
@@ -175,6 +174,7 @@ class CompletionService:
                     healing=healing,
                     adapters=adapters,
                     file=c.filename,
+                    is_low=c.is_low,
                 )
                 for sampling in samplings
             ]

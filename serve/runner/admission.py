@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 
 from serve.runner.throughput import Throughput
+from serve.settings import MOST_LOW
 from turbopilot.base.errors import Overloaded, TurboPilotError
 
 
@@ -17,6 +18,7 @@ class Admission:
 
     Attributes:
         n_open: queued and running requests.
+        n_low: those of `n_open` with low priority.
         n_refused: generations refused because the queue was full.
         is_cut: whether a shutdown cancelled the open requests.
         failure: the error that ended the runner, if any.
@@ -31,7 +33,7 @@ class Admission:
         self._idle = threading.Condition(self._lock)
         self._refuse: TurboPilotError | None = None
         # Written under the lock; each may be read without it.
-        self.n_open = self.n_refused = 0
+        self.n_open = self.n_low = self.n_refused = 0
         self.is_cut = False
         self.failure: TurboPilotError | None = None
         self.why_stopped = "the server is shutting down"
@@ -41,12 +43,15 @@ class Admission:
         """Whether new generations are refused because the server is shutting down."""
         return self._refuse is not None and self.failure is None
 
-    def _admit(self, n: int, most: int) -> None:
+    def _admit(self, n: int, most: int, *, is_low: bool) -> None:
         """Count `n` new requests; the caller holds the lock.
+
+        Requests of low priority have a limit of their own, so that they never cause others to be refused.
 
         Args:
             n: requests of a generation.
-            most: maximum number of open requests, unless a single generation has more.
+            most: maximum number of open requests of normal priority, unless a single generation has more.
+            is_low: whether the generation has low priority.
 
         Raises:
             Overloaded: the queue is full, or the server is shutting down.
@@ -54,21 +59,24 @@ class Admission:
         """
         if self._refuse:
             raise self._refuse
-        excess = self.n_open + n - most
-        if self.n_open and excess > 0:
+        n_before = self.n_low if is_low else self.n_open - self.n_low
+        excess = n_before + n - (MOST_LOW if is_low else most)
+        if n_before and excess > 0:
             self.n_refused += 1
             raise Overloaded(
-                f"the queue is full: {self.n_open} waiting or running",
+                f"the queue is full: {n_before} waiting or running{' with low priority' if is_low else ''}",
                 retry_after=self._throughput.seconds_until(excess, self._clock()),
                 hint="try again",
             )
         self.n_open += n
+        self.n_low += n * is_low
 
-    def _count_ended(self, n: int) -> None:
+    def _count_ended(self, n: int, *, is_low: bool) -> None:
         """Record that `n` requests have ended."""
         with self._lock:
             self._throughput.note(n, self._clock())
             self.n_open -= n
+            self.n_low -= n * is_low
             if not self.n_open:
                 self._idle.notify_all()
 

@@ -140,6 +140,11 @@ class Generation:
         return self._whole
 
     @property
+    def is_low(self) -> bool:
+        """Whether the requests have low priority."""
+        return self.requests[0].is_low
+
+    @property
     def is_finished(self) -> bool:
         """Whether the terminal event of every request has been taken."""
         return not self._n_untaken

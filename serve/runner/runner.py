@@ -27,10 +27,10 @@ from turbopilot.base.threads import too_many_threads
 
 log = logging.getLogger("turbopilot.engine")
 QUIET = 1.0  # seconds without a request after which it may measure this machine
-PAUSE = 0.05  # seconds without a request after which the engine may look ahead
-ENGINE_THREAD: Final = (
-    "turbopilot-engine"  # beginning of the thread's name; that of the model follows
-)
+# Seconds without a request after which the engine may look ahead, or ask again whether it has to wait.
+PAUSE = 0.05
+# Beginning of the thread's name; that of the model follows.
+ENGINE_THREAD: Final = "turbopilot-engine"
 
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | TurboPilotError | None
 
@@ -40,7 +40,7 @@ class EngineRunner(Admission):
 
     Args:
         engine: the engine; it must not be used elsewhere.
-        max_open: maximum number of queued and running requests, unless a single generation has more.
+        max_open: maximum number of queued and running requests of normal priority, unless a single generation has more.
         compute_lock: shared by the engines of one process; None makes one for this engine.
         clock: returns seconds; used for the time before a retry and the limit on restarts.
         name: name of its model, for the thread.
@@ -98,7 +98,7 @@ class EngineRunner(Admission):
             if not self._refuse and (stalled := self.watch.stalled):
                 raise Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
             generation.n_ahead = self.n_open
-            self._admit(len(generation.requests), self._max_open)
+            self._admit(len(generation.requests), self._max_open, is_low=generation.is_low)
             self._inbox.put(("begin", generation))
 
     def cancel(self, generation: Generation) -> None:
@@ -186,10 +186,14 @@ class EngineRunner(Admission):
         while True:
             idle = not self._engine.has_work
             ahead = idle and self.can_look_ahead
-            pause = PAUSE if ahead else quiet if self._engine.can_tune else None
+            held = self._engine.gives_way and not idle and self.watch.is_needed_elsewhere
+            pause = PAUSE if ahead or held else quiet if self._engine.can_tune else None
             try:
-                command = self._inbox.get(block=idle, timeout=pause)
+                command = self._inbox.get(block=idle or held, timeout=pause)
             except queue.Empty:
+                if held:
+                    self._deliver(self._engine.expire())
+                    continue
                 if idle and not ahead:
                     with self.watch.turn():
                         self._engine.tuner.work()
@@ -232,7 +236,7 @@ class EngineRunner(Admission):
 
     def _end(self, request_id: int, last: Finished) -> None:
         generation = self._open.pop(request_id)
-        self._count_ended(1)
+        self._count_ended(1, is_low=generation.is_low)
         generation.deliver(request_id - generation.first_id, last)
 
     def _end_all(self, last: Finished) -> None:
@@ -255,7 +259,7 @@ class EngineRunner(Admission):
             command = self._inbox.get()
             if isinstance(command, tuple) and command[0] == "begin":
                 generation = command[1]
-                self._count_ended(len(generation.requests))
+                self._count_ended(len(generation.requests), is_low=generation.is_low)
                 for index in range(len(generation.requests)):
                     generation.deliver(index, last)
         if failure is None:

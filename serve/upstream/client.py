@@ -13,6 +13,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import Any, Final
 
 from serve.upstream.address import EngineAddress
@@ -104,13 +105,20 @@ class EngineStream:
         self._response: http.client.HTTPResponse | None = None
         self.is_cancelled = False
 
-    def start(self, path: str, body: bytes | None, timeout: float | None) -> int:
+    def start(
+        self,
+        path: str,
+        body: bytes | None,
+        timeout: float | None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> int:
         """Send the request; return the response's status once its headers have arrived.
 
         Args:
             path: path of the route, below the address's root.
             body: JSON; None sends a GET request.
             timeout: seconds until the headers must arrive; None means no limit.
+            headers: headers beside those of every request.
 
         Raises:
             OSError, http.client.HTTPException: there is no response; TimeoutError if it takes too long.
@@ -120,11 +128,11 @@ class EngineStream:
             with suppress(
                 ConnectionError, http.client.BadStatusLine, http.client.CannotSendRequest
             ):
-                return self._send(connection, path, body, timeout)
+                return self._send(connection, path, body, timeout, headers)
         self._check()
         connection = self._client.connection()
         connection.connect()
-        return self._send(connection, path, body, timeout)
+        return self._send(connection, path, body, timeout, headers)
 
     def _send(
         self,
@@ -132,6 +140,7 @@ class EngineStream:
         path: str,
         body: bytes | None,
         timeout: float | None,
+        headers: Mapping[str, str],
     ) -> int:
         with self._lock:
             self._connection, self._socket = connection, connection.sock
@@ -140,7 +149,7 @@ class EngineStream:
             self._check()
             method = "GET" if body is None else "POST"
             target = self._client.address.root + path
-            connection.request(method, target, body, self._client.headers)
+            connection.request(method, target, body, {**self._client.headers, **headers})
             self._response = connection.getresponse()
         except BaseException:
             connection.close()

@@ -115,6 +115,10 @@ class EngineDialect:
         """Return the JSON of a request."""
         raise NotImplementedError
 
+    def headers(self, request: GenerationRequest) -> Mapping[str, str]:
+        """Return the headers of a request, beside those of all requests."""
+        return {}
+
     def can_hold_to(self, healing: Healing) -> bool:
         """Return whether the engine can be made to re-spell a text, if it does not by itself."""
         return False

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from serve.decoder import Tokenizer
-from serve.request import ChosenToken, TokenLogprob
+from serve.request import ChosenToken, GenerationRequest, TokenLogprob
 from serve.sampling.healing import Healing
 from serve.upstream.dialect import (
     EngineCall,
@@ -109,7 +109,7 @@ class LlamaServerDialect(EngineDialect):
 
 
 class TurboPilotDialect(LlamaServerDialect):
-    """Another TurboPilot, which re-spells tokens for us and reads the client's prediction."""
+    """Another TurboPilot, which re-spells tokens for us, and reads the client's prediction and priority."""
 
     engine = "TurboPilot"
     heals = True
@@ -126,6 +126,10 @@ class TurboPilotDialect(LlamaServerDialect):
         if call.request.prediction:
             body["prediction"] = {"type": "content", "content": call.request.prediction}
         return body
+
+    def headers(self, request: GenerationRequest) -> Mapping[str, str]:
+        """See `EngineDialect`."""
+        return {"X-TurboPilot-Priority": "low"} if request.is_low else {}
 
 
 def _chosen(found: Mapping[str, Any]) -> ChosenToken:

@@ -40,8 +40,14 @@ class Try:
 class Tries:
     """The tries of one request: each at another upstream; those that were only slow once more, without a limit.
 
-    `excluded` are upstreams that cannot answer it. Call `next`, and `ended` when that try is over, while it
-    returns True.
+    Call `next`, and `ended` when that try is over, while it returns True.
+
+    Args:
+        router: chooses the upstreams.
+        key: what ties the request to an upstream.
+        most: maximum number of tries.
+        excluded: upstreams that cannot answer the request.
+        is_low: whether it has low priority: it may wait for other requests at an upstream, which is not slow for that.
     """
 
     def __init__(
@@ -50,9 +56,11 @@ class Tries:
         key: RouteKey,
         most: int = MOST_TRIES,
         excluded: Collection[str] = (),
+        *,
+        is_low: bool = False,
     ) -> None:
         self._router = router
-        self._key = key
+        self._key, self._is_low = key, is_low
         self._left = most
         self._tried: set[str] = set(excluded)
         self._slow: set[str] = set()  # timed out, and may answer in the end
@@ -86,11 +94,12 @@ class Tries:
         """
         assert self._running, "call next first"
         ended, self._running = self._running, None
-        self._router.end(ended.name, outcome, now, waited, probe=ended.probe)
+        measured = None if self._is_low else waited
+        self._router.end(ended.name, outcome, now, measured, probe=ended.probe)
         if outcome is Outcome.TIMED_OUT and ended.limit is not None:
             self._slow.add(ended.name)
         return may_retry(outcome, streamed=streamed)
 
     def _limit(self, name: str) -> float | None:
-        patience = self._router.patience(name)
+        patience = None if self._is_low else self._router.patience(name)
         return None if patience is None else max(patience, LONGEST_WAIT)

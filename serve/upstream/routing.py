@@ -174,7 +174,7 @@ class Router:
         return probe
 
     def end(
-        self, name: str, outcome: Outcome, now: float, waited: float, *, probe: bool = False
+        self, name: str, outcome: Outcome, now: float, waited: float | None, *, probe: bool = False
     ) -> None:
         """Count the end of a request.
 
@@ -182,7 +182,7 @@ class Router:
             name: the upstream, as in `begin`.
             outcome: how the request ended.
             now: seconds on the caller's clock.
-            waited: seconds from its beginning to its first token; to its end if it had none.
+            waited: seconds from its beginning to its first token; to its end if it had none. None does not judge them.
             probe: what `begin` returned.
         """
         member = self._members[name]
@@ -247,7 +247,7 @@ class Router:
 
         return is_below
 
-    def _judge(self, member: _Member, outcome: Outcome, now: float, waited: float) -> None:
+    def _judge(self, member: _Member, outcome: Outcome, now: float, waited: float | None) -> None:
         """Change the health of an upstream by one outcome.
 
         Any answer counts as a failure if it was slow. Else a busy one counts only as that of a probe, and a cancelled
@@ -255,15 +255,17 @@ class Router:
         """
         name, health = member.upstream.name, member.health
         failed = outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
-        limit = self.patience(name) if waited > SLOW_SECONDS else None
-        slow = outcome is not Outcome.FAILED and limit is not None and waited > limit
+        slow = False
+        if outcome is not Outcome.FAILED and waited is not None and waited > SLOW_SECONDS:
+            limit = self.patience(name)
+            slow = limit is not None and waited > limit
         if failed or slow:
             health.fail(now, slow=slow or outcome is Outcome.TIMED_OUT)
         elif outcome in (Outcome.OK, Outcome.REJECTED) or (
             outcome is Outcome.BUSY and health.probing
         ):
             health.succeed()
-        if outcome is Outcome.OK:
+        if outcome is Outcome.OK and waited is not None:
             self._waits.append((name, waited))
 
     def _count_open(self) -> None:

@@ -164,7 +164,8 @@ class UpstreamCall:
             if self.is_cancelled:
                 return self._cancelled(began)
             body = json.dumps(dialect.body(self._engine_call(dialect, spelling))).encode()
-            status = stream.start(dialect.path, body, self._timeout(limit))
+            headers = dialect.headers(self.request)
+            status = stream.start(dialect.path, body, self._timeout(limit), headers)
             if status != 200:
                 return refused(attempt.member.name, self._clock() - began, status, stream.rest())
             self._read(stream, dialect, limit)

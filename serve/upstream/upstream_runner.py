@@ -99,7 +99,8 @@ class UpstreamRunner(Admission):
         with self._lock:
             if not self._refuse and (trouble := self.watch.stalled):
                 raise Overloaded(trouble, retry_after=int(CHECK_SECONDS), hint="try again")
-            self._admit(len(generation.requests), self.upstreams.n_slots + self._max_queue)
+            most = self.upstreams.n_slots + self._max_queue
+            self._admit(len(generation.requests), most, is_low=generation.is_low)
             if name := generation.requests[0].supersedes:
                 if earlier := self._sessions.get(name):
                     self._cancel(earlier, "superseded")
@@ -192,7 +193,7 @@ class UpstreamRunner(Admission):
         m.finish(last.how or last.reason)
         m.cached_tokens += last.usage.cached_tokens
         m.generated_tokens += last.usage.completion_tokens
-        self._count_ended(1)
+        self._count_ended(1, is_low=call.request.is_low)
         m.running = self.n_open
 
     def cancel(self, generation: Generation) -> None:

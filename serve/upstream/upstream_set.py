@@ -193,7 +193,7 @@ class UpstreamSet:
                     refusals[member.name] = refusal
             if refusals and len(refusals) == len(there):
                 raise next(iter(refusals.values()))
-            return Tries(self._router, key, excluded=refusals)
+            return Tries(self._router, key, excluded=refusals, is_low=request.is_low)
 
     def next(self, tries: Tries) -> UpstreamTry | None:
         """Begin a try; None if no upstream is left for it."""

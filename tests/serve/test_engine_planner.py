@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.engine.planner import OLDEST_TURN, Planner
+from serve.engine.planner import GIVES_WAY, LEAST_CHUNK, OLDEST_TURN, Planner
 from serve.engine.sequence import Sequence
 from serve.engine.slots import Slots
+from serve.request import Rank
 from tests.support.fakes import sequence
 
 
@@ -18,10 +20,8 @@ def planner(*sequences: Sequence, pooled: bool = False, n_batch: int = 512) -> P
     return Planner(slots, n_batch=n_batch, most_drafted=4)
 
 
-def prompt(i: int, n: int, *, idles: bool = False) -> Sequence:
-    s = sequence(i, [i] * n, n)
-    s.idles = idles
-    return s
+def prompt(i: int, n: int) -> Sequence:
+    return sequence(i, [i] * n, n)
 
 
 def generating(i: int) -> Sequence:
@@ -87,13 +87,16 @@ def test_no_prompt_is_starved_if_shares_would_be_too_small() -> None:
     assert [0 in step for step in steps] == [False, False, False, True]
 
 
-def test_cache_warming_waits_for_all_other_requests() -> None:
-    warms = prompt(0, 50, idles=True)
-    for other in (generating(1), prompt(1, 60)):
-        for pooled in (True, False):
-            p = planner(warms, other, pooled=pooled)
-            assert [sizes(p.plan())[0][0] for _ in range(3)] == [1, 1, 1]
-    assert sizes(planner(warms).plan()) == [(0, 50)]
+@pytest.mark.parametrize("rank", [Rank.WARM_UP, Rank.LOW, Rank.AHEAD])
+def test_steps_of_sequences_that_give_way_are_short(rank: Rank) -> None:
+    s = prompt(0, 5000)
+    p = planner(s)
+    p.observe(500, 0.5)  # a millisecond per token
+    assert sizes(p.plan()) == [(0, 512)]
+    s.rank = rank
+    assert sizes(p.plan()) == [(0, round(1000 * GIVES_WAY))]
+    p.observe(500, 500.0)  # ignored
+    assert sizes(planner(s).plan()) == [(0, 4 * LEAST_CHUNK)]  # nothing is measured yet
 
 
 def test_drafts_are_computed_with_the_last_token() -> None:
@@ -105,19 +108,19 @@ def test_drafts_are_computed_with_the_last_token() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.integers(1, 90), st.booleans()), min_size=1, max_size=8),
+    st.lists(st.integers(1, 90), min_size=1, max_size=8),
     st.integers(8, 64),
     st.integers(1, 64),
     st.integers(1, 64),
     st.booleans(),
 )
 def test_every_prompt_is_prefilled_within_the_batch_size(
-    sent: list[tuple[int, bool]], n_batch: int, beside: int, alone: int, pooled: bool
+    sent: list[int], n_batch: int, beside: int, alone: int, pooled: bool
 ) -> None:
-    sequences = [prompt(i, n, idles=idles) for i, (n, idles) in enumerate(sent)]
+    sequences = [prompt(i, n) for i, n in enumerate(sent)]
     p = planner(*sequences, pooled=pooled, n_batch=n_batch)
     for _ in range(2000):
-        if all(s.generates for s in sequences if not s.idles):
+        if all(s.generates for s in sequences):
             break
         step = p.plan(beside, alone)
         assert step
@@ -125,4 +128,4 @@ def test_every_prompt_is_prefilled_within_the_batch_size(
         assert all(s.n_past < s.stop for s in step)
         for s in step:
             s.n_past = min(s.stop, len(s.tokens) - 1)
-    assert all(s.generates for s in sequences if not s.idles)
+    assert all(s.generates for s in sequences)

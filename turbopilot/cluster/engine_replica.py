@@ -11,7 +11,7 @@ from typing import Any, Final
 from serve.http.app import create_app
 from serve.http.server import bind
 from serve.models import ModelPool
-from serve.settings import SPARE_HTTP_THREADS, ServerOptions
+from serve.settings import MOST_LOW, SPARE_HTTP_THREADS, ServerOptions
 from turbopilot.base.errors import ServeError
 from turbopilot.cluster.http_thread import HttpThread, load_default
 from turbopilot.cluster.members import Member
@@ -44,7 +44,7 @@ class EngineReplica:
             options.security, api_keys=(role.key,) if role.key else (), api_key_file=None, host=host
         )
         app = create_app(self._models, options.request_defaults, security, options.shown)
-        n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue
+        n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue + MOST_LOW
         threads = n_open + SPARE_HTTP_THREADS
         self._http = HttpThread(app, bind(host, 0), threads=threads)
         self._http.start()

@@ -22,7 +22,7 @@ METHODS = "GET, POST, OPTIONS"
 # Headers that a page may send: those that the routes read, and (by prefix) those that OpenAI's SDK adds.
 HEADERS = (
     "authorization", "content-type", "x-api-key", "api-key", "x-request-id",
-    "x-turbopilot-session", "x-turbopilot-deadline-ms",
+    "x-turbopilot-session", "x-turbopilot-deadline-ms", "x-turbopilot-priority",
 )  # fmt: skip
 HEADER_PREFIXES = ("x-turbopilot-", "x-stainless-")
 EXPOSED = "X-TurboPilot-Truncated, X-Request-Id, Retry-After"
