@@ -17,6 +17,7 @@ from turbopilot.base.errors import TurboPilotError
 from turbopilot.base.version import __version__
 from turbopilot.commands import cluster
 from turbopilot.commands.bench import bench
+from turbopilot.commands.complete import complete
 from turbopilot.commands.convert import convert
 from turbopilot.commands.doctor import doctor
 from turbopilot.commands.download import download
@@ -26,6 +27,7 @@ from turbopilot.commands.inspect import inspect
 from turbopilot.commands.models import models
 from turbopilot.commands.quantize import quantize
 from turbopilot.commands.serve import serve
+from turbopilot.commands.top import top
 from turbopilot.commands.usage import invalid_usage, no_such_command, unexpected_arguments
 from turbopilot.commands.verify import verify
 from turbopilot.commands.worker import worker
@@ -156,9 +158,9 @@ def _root(
     pass
 
 
-_ALONE = (models, serve, editors, doctor, worker)  # commands that run without arguments
+_ALONE = (models, serve, editors, doctor, worker, top)  # commands that run without arguments
 for _command in (
-    models, download, convert, imatrix, quantize, verify, serve, editors, bench, inspect, doctor, worker,
+    models, download, convert, imatrix, quantize, verify, serve, complete, top, editors, bench, inspect, doctor, worker,
 ):  # fmt: skip
     app.command(cls=VerbCommand, no_args_is_help=_command not in _ALONE)(_command)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 
@@ -14,7 +14,7 @@ from serve.api.lora import LoraScales, by_index
 from serve.api.tokens import PlacedToken, PlacedTokens
 from serve.models.completion import Completion
 from serve.models.service import CompletionService
-from serve.request import ChosenToken, Finished, PromptScored, TextDelta, Usage
+from serve.request import ChosenToken, Event, Finished, PromptScored, TextDelta, Usage
 from serve.runner.generation import Answer
 from serve.settings import Defaults
 
@@ -88,6 +88,14 @@ class Rendering(Generic[D]):
     def end(self, index: int, event: Finished) -> Json:
         """Return the chunk that ends a choice."""
         raise NotImplementedError
+
+    def chunks(self, events: Iterable[tuple[int, Event]]) -> Iterator[Json]:
+        """Yield the stream chunks for (index of the choice, event) pairs."""
+        for index, event in events:
+            if isinstance(event, Finished):
+                yield self.end(index, event)
+            else:
+                yield from self.part(index, event)
 
     def last(self, usage: Usage) -> Iterable[Json]:
         """Return the chunks that end the stream."""

@@ -20,7 +20,6 @@ from serve.http.errors import stream_error
 from serve.http.request_times import begin_load
 from serve.models import ModelPool
 from serve.models.completion import Completion
-from serve.request import Finished
 from serve.runner.generation import Generation, WhenGone, stays
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
@@ -104,11 +103,8 @@ def _pieces(
 ) -> Iterator[bytes]:
     """Yield the chunks of a stream. If generation fails, the last chunk is the error."""
     try:
-        for index, event in request_log.log_events(generation.events(when_gone)):
-            if isinstance(event, Finished):
-                yield framing.piece(rendering.end(index, event))
-            else:
-                yield from map(framing.piece, rendering.part(index, event))
+        events = request_log.log_events(generation.events(when_gone))
+        yield from map(framing.piece, rendering.chunks(events))
     except Exception as e:
         yield framing.piece(stream_error(e, path))
         return

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, Literal
 
@@ -38,14 +38,14 @@ err = MessageConsole(
 )
 
 
-def _printable(text: str, kept: str = "") -> str:
+def printable(text: str, kept: str = "") -> str:
     """Escape control characters except those in `kept`, as texts from a file may contain terminal codes."""
     return "".join(c if c.isprintable() or c in kept else repr(c)[1:-1] for c in text)
 
 
 def _shown(text: str) -> str:
     """Escape Rich markup and terminal control codes, which texts from a file may contain."""
-    return escape(_printable(text, kept="\n\t"))
+    return escape(printable(text, kept="\n\t"))
 
 
 def info(message: str) -> None:
@@ -56,6 +56,30 @@ def info(message: str) -> None:
 def result(message: str) -> None:
     """Print a line of the result to stdout."""
     out.print(_shown(message))
+
+
+@contextmanager
+def exact_text() -> Iterator[Callable[[str], None]]:
+    """Yield a function that prints a piece of text to stdout at once: in a pipe exactly, in UTF-8.
+
+    On a terminal, control characters are escaped, and a line break follows the last piece, also if the body fails.
+    """
+    is_terminal = sys.stdout.isatty()
+    encoding = sys.stdout.encoding if is_terminal else "utf-8"
+    last = "\n"
+
+    def show(piece: str) -> None:
+        nonlocal last
+        last = piece[-1:] or last
+        shown = printable(piece, kept="\n\t") if is_terminal else piece
+        sys.stdout.buffer.write(shown.encode(encoding, "backslashreplace"))
+        sys.stdout.buffer.flush()
+
+    try:
+        yield show
+    finally:
+        if is_terminal and last != "\n":
+            show("\n")
 
 
 def error(message: str, hint: str = "") -> None:
@@ -88,7 +112,7 @@ def table(
         legend: explanations by heading, or by several headings with commas; those of columns left out are not printed.
     """
     width = shutil.get_terminal_size().columns
-    cells = [[_printable(cell) for cell in row] for row in rows]
+    cells = [[printable(cell) for cell in row] for row in rows]
     (head, *lines), left_out = columns.lay_out(cells, width)
     if title:
         text(title)

@@ -62,7 +62,7 @@ class TableColumns:
         for name, cell in zip(self.headings, row, strict=True):
             if name not in widths:
                 continue
-            shown = _shortened(cell, widths[name]) if name == self.text else cell
+            shown = cut(cell, widths[name]) if name == self.text else cell
             blank = " " * (widths[name] - _width(shown))
             is_left = name in (self.headings[0], self.text) or name in self.left
             cells.append(shown + blank if is_left else blank + shown)
@@ -80,7 +80,7 @@ def _character_width(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
-def _shortened(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """Return the text, ended with … between two words if it is too long; inside a word only if that is the first."""
     if _width(text) <= width:
         return text
