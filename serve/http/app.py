@@ -13,7 +13,8 @@ from serve.http.page import page_views
 from serve.http.security import hooks
 from serve.http.status_views import status_views
 from serve.models import ModelPool
-from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
+from serve.security_options import SecurityOptions
+from serve.settings import MAX_BODY_BYTES, Defaults
 from serve.shown_options import ShownOption
 from serve.status.server_status import ServerStatus
 

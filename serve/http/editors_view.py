@@ -9,7 +9,7 @@ from flask import Response, request
 
 from serve.http.respond import json_answer
 from serve.models import ModelPool
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 from turbopilot.base.errors import InvalidInput, InvalidRequest
 
 # From the server's URL, the model's name and whether the server requires an API key: an `EditorsAnswer`.

@@ -20,7 +20,8 @@ from serve.models import ModelPool, PooledModel
 from serve.models.loading import make_pool
 from serve.models.status import ModelInfo
 from serve.request import GenerationRequest, SamplingParams, Usage
-from serve.settings import Defaults, ModelOptions, SecurityOptions, ServerOptions
+from serve.security_options import SecurityOptions
+from serve.settings import Defaults, ModelOptions, ServerOptions
 from tests.support.fakes import EOG, FIM, FakeDecoder, TalkingDecoder, script
 from tests.support.serving import MakeClient, flask_client, make_service, pool_of
 

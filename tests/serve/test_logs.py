@@ -27,7 +27,7 @@ from serve.http.request_log import (
 )
 from serve.log_options import LogOptions
 from serve.options import read_settings
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 from tests.support.fakes import FakeDecoder, script
 from tests.support.serving import (
     ask,

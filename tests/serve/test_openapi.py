@@ -20,7 +20,8 @@ from serve.api.dialect import Dialect
 from serve.api.endpoints import ENDPOINTS, Endpoint
 from serve.api.openapi import description
 from serve.http.app import create_app
-from serve.settings import Defaults, SecurityOptions
+from serve.security_options import SecurityOptions
+from serve.settings import Defaults
 from tests.support.described import BODIES, KINDS, Body, check_answer, fields, validator
 from tests.support.fakes import TalkingDecoder
 from tests.support.serving import flask_client, make_service, pool_of

@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from serve.http.start_lines import how_to_use
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 from tests.support.fakes import FakeDecoder
 from tests.support.serving import MakeClient, connection, read_all, running
 

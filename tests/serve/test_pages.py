@@ -26,7 +26,8 @@ from serve.http.security.origins import (
     is_same,
 )
 from serve.http.server import HttpServer, bind, run
-from serve.settings import SecurityOptions, ServerOptions
+from serve.security_options import SecurityOptions
+from serve.settings import ServerOptions
 from tests.support.fakes import FakeDecoder
 from tests.support.pooled import one_model
 from tests.support.serving import MakeClient, ask, connection, read_all, running, send

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from serve.http.security import checked_options
 from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
 from serve.http.start_lines import how_to_use, open_to_strangers
-from serve.settings import SecurityOptions, ServerOptions
+from serve.security_options import SecurityOptions
+from serve.settings import ServerOptions
 from tests.support.serving import MakeClient
 from turbopilot.base.errors import InvalidInput
 from turbopilot.cli import app as cli

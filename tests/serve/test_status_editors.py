@@ -10,7 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from serve.http.app import create_app
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 from tests.support.fakes import FakeDecoder, letters
 from tests.support.serving import AS_GIVEN, make_service, pool_of
 from turbopilot.editors import EDITORS

@@ -27,7 +27,8 @@ from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
 from serve.request import GenerationRequest
 from serve.runner import EngineRunner, Generation
-from serve.settings import Defaults, Limits, SecurityOptions, TextOptions
+from serve.security_options import SecurityOptions
+from serve.settings import Defaults, Limits, TextOptions
 from tests.support.fakes import FakeDecoder, script
 
 ROOT = Path(__file__).parents[2]

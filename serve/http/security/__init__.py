@@ -9,7 +9,7 @@ from dataclasses import replace
 from serve.http.security.hosts import check_name
 from serve.http.security.keys import KEY_VARIABLE, check_key, read_key_file
 from serve.http.security.origins import check_origins
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 
 
 def checked_options(

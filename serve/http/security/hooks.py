@@ -10,7 +10,7 @@ from serve.api.endpoints import ENDPOINTS
 from serve.http.security.hosts import Hosts
 from serve.http.security.keys import ApiKeys
 from serve.http.security.origins import Origins
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 
 # Views that need no API key. Compared by view, not by path, so that unusual spellings of a path cannot bypass the
 # check. Tabby's /v1/health is not among them: the agent learns from its status 401 that a key is needed.
