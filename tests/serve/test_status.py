@@ -140,7 +140,7 @@ def test_refused_requests_are_shown_but_not_those_of_strangers(make_client: Make
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_request_of_a_client_that_leaves_is_recorded_with_what_is_known(stream: bool) -> None:
+def test_request_is_recorded_after_its_client_has_left(stream: bool) -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
     with running(decoder) as r:
         with connection(r.port) as s:
@@ -156,7 +156,7 @@ def test_request_of_a_client_that_leaves_is_recorded_with_what_is_known(stream: 
     assert request["prompt_tokens"] == 1
 
 
-def test_superseded_and_late_requests_are_told_apart_from_cancelled_ones() -> None:
+def test_superseded_and_late_requests_have_reasons_of_their_own() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
     session = "X-TurboPilot-Session: mine\r\n"
     with running(decoder) as r, connection(r.port) as first, connection(r.port) as second:
