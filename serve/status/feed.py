@@ -1,4 +1,4 @@
-"""The stream of snapshots: one a second for all viewers together, made only while somebody watches."""
+"""The stream of snapshots: one a second for all viewers together, made only while there are any."""
 
 from __future__ import annotations
 
@@ -39,23 +39,29 @@ class StatusFeed:
         self._measure, self._first, self._pause = measure, first, pause
         self._changed = threading.Condition()
         self._is_running = self._is_over = False
-        self._left = 0  # intervals until the thread ends if nobody watches
+        self._left = 0  # intervals until the thread ends if there are no viewers
         self._n_viewers = 0
         self._number, self._snapshot = 0, b""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether snapshots are being made."""
+        return self._is_running
+
     def look(self) -> None:
-        """Make snapshots for a while; return when the first readings are taken."""
+        """Make snapshots for a while."""
         with self._changed:
             self._left = LINGER
             if self._is_running or self._is_over:
                 return
             self._is_running = True
-            try:
-                self._measure(True)
-                start_thread(self._run, "turbopilot-status")
-            except BaseException:
+        try:
+            self._measure(True)
+            start_thread(self._run, "turbopilot-status")
+        except BaseException:
+            with self._changed:
                 self._is_running = False
-                raise
+            raise
 
     def _run(self) -> None:
         is_open = self._pause(INTERVAL)
@@ -126,7 +132,7 @@ class StatusFeed:
 
 
 class Viewer:
-    """Somebody who reads the stream; iterate over the snapshots."""
+    """Reader of the stream; iterate over the snapshots."""
 
     def __init__(self, feed: StatusFeed) -> None:
         self._feed = feed
