@@ -15,7 +15,7 @@ import pytest
 
 from tests.clients.live import ROOT, Live
 from tests.page.watched import LIGHT, Screen, Watch
-from tests.support.chromium import BROWSERS, installed_browser
+from tests.support.chromium import BROWSERS, chromium, installed_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -32,17 +32,11 @@ class OpenPage(Protocol):
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    found = installed_browser()
-    if found is None:
+    path = installed_browser()
+    if path is None:
         pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
-    # Chromium's sandbox does not work for root, as whom containers run tests.
-    arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+    with chromium(path) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
