@@ -55,6 +55,17 @@ class SlotState:
     has_line: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class PrefixState:
+    """A prefix in the prefix cache. `age` and `idle` are the seconds since it was stored and since it was last used."""
+
+    n_tokens: int
+    n_bytes: int
+    age: float
+    idle: float
+    n_hits: int
+
+
 @dataclass(slots=True)
 class EngineMetrics:
     """Counters since the model was loaded, and gauges of the current state."""
@@ -81,12 +92,16 @@ class EngineMetrics:
     used_cells: int = 0  # cells of the KV cache that hold tokens
     n_cells: int = 0
     stored_bytes: int = 0  # RAM of the prefix cache
+    store_limit: int = 0  # most RAM of the prefix cache; 0 if it is off
     store_hits: int = 0  # prefixes restored from the prefix cache
     store_dropped: int = 0  # prefixes dropped from it for lack of room
     queue_seconds: Histogram = field(default_factory=Histogram)  # from submission to a slot
     first_token_seconds: Histogram = field(default_factory=Histogram)  # from submission
     token_seconds: Histogram = field(default_factory=Histogram)  # from one token to the next
     slots: Callable[[], tuple[SlotState, ...]] = tuple  # returns the activity of each slot
+    prefixes: Callable[[], tuple[PrefixState, ...]] = (
+        tuple  # returns the contents of the prefix cache
+    )
 
     def finish(self, how: str) -> None:
         """Count a request that ended."""

@@ -94,6 +94,19 @@ def options_of(group: type) -> Iterator[Option]:
             yield _bound(field, *get_args(hints[field.name]))
 
 
+def nested_options(group: type) -> Iterator[Option]:
+    """Yield the options that a settings class and the classes nested in it declare."""
+    yield from options_of(group)
+    for inner in _nested(group).values():
+        yield from nested_options(inner)
+
+
+def _nested(group: type) -> dict[str, type]:
+    """Return the settings classes that are nested in a settings class, by field."""
+    made: dict[str, Any] = {f.name: f.default_factory for f in fields(group)}
+    return {name: kind for name, kind in made.items() if isinstance(kind, type)}
+
+
 def _bound(field: Field[Any], hint: Any, option: Option) -> Option:
     return replace(
         option,
@@ -125,8 +138,5 @@ def read_settings(group: type[T], given: Mapping[str, Any], **more: Any) -> T:
         InvalidInput: a value cannot be used; the message names the option.
     """
     values = {o.field: o.value(given.get(o.name)) for o in options_of(group)}
-    for field in fields(group):  # type: ignore[arg-type]
-        inner: Any = field.default_factory
-        if isinstance(inner, type):
-            values[field.name] = read_settings(inner, given)
+    values |= {field: read_settings(inner, given) for field, inner in _nested(group).items()}
     return group(**values, **more)

@@ -12,6 +12,7 @@ from serve.model_choice import NamedModel
 from serve.options import Option
 from serve.prompt.layouts import NAMES
 from serve.prompt.next_edit import FORMAT_NAMES
+from serve.shown_options import ShownOption
 from serve.upstream_options import UpstreamOptions
 from turbopilot.base.option_values import one_of, parse_size_or_zero
 from turbopilot.base.sizes import parse_size
@@ -257,6 +258,7 @@ class ServerOptions:
         more: the other models, each loaded by the first request for it.
         adapters: LoRA adapters of the default model.
         upstream: engines that compute it elsewhere.
+        shown: all of them, for `/status/settings`.
     """
 
     model_file: Path
@@ -279,6 +281,7 @@ class ServerOptions:
     pool: PoolOptions = field(default_factory=PoolOptions)
     adapters: AdapterOptions = field(default_factory=AdapterOptions)
     upstream: UpstreamOptions = field(default_factory=UpstreamOptions)
+    shown: tuple[ShownOption, ...] = ()
 
     @property
     def request_defaults(self) -> Defaults:

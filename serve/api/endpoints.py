@@ -37,6 +37,7 @@ from serve.api.models import (
 )
 from serve.api.next_edit import NextEditRequest
 from serve.api.ollama import OllamaChatRequest, OllamaRequest
+from serve.api.status import EditorsAnswer, SettingsAnswer, StatusAnswer
 
 TAGS: Final = {
     "OpenAI": "OpenAI's API: models, and legacy completions, which FauxPilot's and Tabby's clients use as well.",
@@ -65,6 +66,7 @@ class Endpoint:
         body: type of the request body of a route that completes no text. A `ModelRequest` loads its model.
         query: names of query parameters, with descriptions.
         answer: type of a JSON response, or MIME types; None means an empty body.
+        streams: whether the response is an endless stream of server-sent events, each with an `answer`.
         is_open: whether it needs no API key even if the server requires one.
         may_compress: whether the request's body may be compressed.
         refusal: if set, the route always answers with status 501 and this error.
@@ -79,6 +81,7 @@ class Endpoint:
     body: type[ShowRequest | ModelRequest | LoraAdapterScales] | None = None
     query: tuple[tuple[str, str], ...] = ()
     answer: Any = None
+    streams: bool = False
     is_open: bool = False
     may_compress: bool = False
     refusal: str = ""
@@ -221,6 +224,15 @@ ENDPOINTS: Final = (
         _GET, ("/copilot_internal/v2/token",), answer=CopilotToken,
     ),
     Endpoint(
+        "statusEditors", "Operators",
+        "Get the settings of all editors for this server, with a request of each to check them.",
+        _GET, ("/status/editors",), answer=EditorsAnswer,
+        query=(
+            ("model", "Name of the model in the settings; by default that of the default model."),
+            ("scheme", "`https` if clients reach the server through a proxy that speaks TLS; by default `http`."),
+        ),
+    ),
+    Endpoint(
         "index", "Operators", "Get the page if the header Accept prefers HTML and the page is on, else a line of text.",
         _GET, ("/",), answer="text/plain, text/html", is_open=True,
     ),
@@ -235,6 +247,21 @@ ENDPOINTS: Final = (
     Endpoint(
         "metrics", "Operators", "Get metrics in Prometheus' text format.",
         _GET, ("/metrics",), answer="text/plain",
+    ),
+    Endpoint(
+        "status", "Operators",
+        "Get the state of the server, its models and this machine, and the last measurements, requests and events.",
+        _GET, ("/status",), answer=StatusAnswer,
+    ),
+    Endpoint(
+        "statusStream", "Operators",
+        "Get the state about once a second, with the newest measurement, until the client disconnects. For at most 32 "
+        "viewers.",
+        _GET, ("/status/stream",), answer=StatusAnswer, streams=True,
+    ),
+    Endpoint(
+        "statusSettings", "Operators", "Get the server's options; of secrets, only whether they are set.",
+        _GET, ("/status/settings",), answer=SettingsAnswer,
     ),
     Endpoint(
         "openapi", "Operators", "Get this document.", _GET, ("/openapi.json",), answer="application/json"

@@ -9,6 +9,7 @@ from typing_extensions import NotRequired, TypedDict
 
 from serve.api.body import Count
 from serve.upstream.member import UpstreamStatus
+from turbopilot.llama.device_use import DeviceUse
 
 State = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
 
@@ -102,6 +103,15 @@ class ModelHealth(TypedDict):
     devices: NotRequired[list[DeviceHealth]]
     lora: NotRequired[list[AdapterHealth]]
     upstreams: NotRequired[list[UpstreamHealth]]
+
+
+def device_health(use: DeviceUse) -> DeviceHealth:
+    """Return the part of a model on one device."""
+    return {
+        "device": use.device, "description": use.description, "layers": use.layers, "has_output": use.has_output,
+        "weights": use.weights, "kv": use.kv, "compute": use.compute,
+        "free_before": use.free_before, "free_after": use.free_after,
+    }  # fmt: skip
 
 
 def upstream_health(s: UpstreamStatus) -> UpstreamHealth:

@@ -10,6 +10,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 from typing_extensions import TypedDict
 
+from serve.api.dialect import SSE
 from serve.api.endpoints import ENDPOINTS, TAGS, Endpoint, plain_errors
 from serve.api.health import HealthAnswer
 from serve.api.llama_state import SlotsAnswer
@@ -77,6 +78,7 @@ _LOADED: Final = {
 }
 _COMPUTED: Final = {**_LOADED, 504: "The deadline passed before any text was generated."}
 _BUSY: Final = {503: "No slot is free."}
+_WATCHED: Final = {503: "There are too many viewers."}
 
 
 _STRING: Final = {"type": "string"}
@@ -198,7 +200,7 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     statuses |= next((why for name, why in _ABSENT.items() if name in path), {})
     statuses |= _REFUSED if e.refusal else {}
     statuses |= _LOADED if e.body and issubclass(e.body, ModelRequest) else {}
-    statuses |= _BUSY if e.answer is SlotsAnswer else {}
+    statuses |= _BUSY if e.answer is SlotsAnswer else _WATCHED if e.streams else {}
     for status, what in sorted(statuses.items()):
         answers[str(status)] = {"description": what, "content": _json(error)}
         if status in _HEADERS:
@@ -225,6 +227,9 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
         parameters += _PARAMETERS
         truncated = {"description": _TRUNCATED, "schema": _STRING}
         ok |= {"headers": {"X-TurboPilot-Truncated": truncated}, "content": _computed(e, error)}
+    elif e.streams:
+        pieces = {"description": SSE.about, **_any_of(e.answer)}
+        ok["content"] = {SSE.mimetype: {"x-itemSchema": pieces}}
     elif isinstance(e.answer, str):
         ok["content"] = {mimetype: {"schema": {}} for mimetype in e.answer.split(", ")}
     elif e.answer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
@@ -10,6 +10,10 @@ from typing_extensions import NotRequired, TypedDict
 from serve.api.body import Body, Count, Positive, Share
 from serve.api.health import DeviceHealth, State, UpstreamHealth
 
+EventLevel: TypeAlias = Literal["info", "warning", "error"]
+RequestEnd: TypeAlias = Literal[
+    "stop", "length", "cancelled", "superseded", "deadline", "error", "refused"
+]
 UnixTime = Annotated[float, Field(ge=0, description="Unix time in seconds.")]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Seconds = Annotated[float, Field(ge=0, description="Seconds.")]
@@ -75,7 +79,7 @@ class ServedModelStatus(TypedDict):
     running: Count
     waiting: Count
     memory: NotRequired[Count]
-    """Estimated bytes of the loaded model, in main memory and on devices."""
+    """Estimated bytes of the loaded model and its whole prefix cache, in main memory and on devices."""
     devices: NotRequired[list[DeviceHealth]]
     upstreams: NotRequired[list[UpstreamHealth]]
     slots: NotRequired[list[SlotStatus]]
@@ -90,9 +94,10 @@ class MachineStatus(TypedDict):
     cores: Count
     memory_total: Count
     memory_free: Count
-    process_memory: Count
-    model_memory_limit: Count
-    """Limit for all loaded models together (--model-memory)."""
+    process_memory: NotRequired[Count]
+    """Absent if the operating system does not report it."""
+    model_memory_limit: NotRequired[Count]
+    """Limit for all loaded models together (--model-memory); absent if upstreams compute."""
     gpus: list[GpuStatus]
 
 
@@ -119,7 +124,7 @@ class RequestTimes(TypedDict):
     """Name in the User-Agent header."""
     model: str
     status: Annotated[int, Field(ge=100, le=599)]
-    reason: Literal["stop", "length", "cancelled", "superseded", "deadline", "error", "refused"]
+    reason: RequestEnd
     is_low: bool
     """Whether it had the lowest priority, as the page's requests do."""
     total: Positive
@@ -141,7 +146,7 @@ class ServerEvent(TypedDict):
 
     id: Count
     time: UnixTime
-    level: Literal["info", "warning", "error"]
+    level: EventLevel
     model: str
     text: str
 
@@ -221,9 +226,14 @@ class CheckRequest(TypedDict):
 
 
 class EditorsAnswer(TypedDict):
-    """All editors, with settings for the server's address in the request's Host header."""
+    """All editors, with settings for the server's address in the request's Host header.
+
+    `key_placeholder` stands for the API key in the texts, and is "" if the server requires none. A plugin whose
+    settings do not contain it cannot send a key.
+    """
 
     editors: list[EditorStatus]
+    key_placeholder: str
 
 
 class ModelChange(Body):

@@ -63,6 +63,7 @@ class Engine:
             decoder.identity,
             options.prefix_folder,
             can_cut=decoder.can_cut,
+            clock=clock,
         )
         needs_checkpoints = self._store.keeps and not decoder.can_cut
         self._checkpoints = Checkpoints(decoder, self._store) if needs_checkpoints else None
@@ -70,7 +71,8 @@ class Engine:
             decoder, n_slots, self._store, reuses=options.reuses, shares=options.shares
         )
         self._slots = self._scheduler.slots
-        self.metrics.slots = self._slots.states
+        self.metrics.slots, self.metrics.prefixes = self._slots.states, self._store.states
+        self.metrics.store_limit = self._store.max_bytes
         self._planner = Planner(self._slots, n_batch=decoder.n_batch, most_drafted=most_drafted)
         self._requests = Requests(
             decoder,

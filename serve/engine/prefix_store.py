@@ -1,26 +1,19 @@
-"""The prefix cache: KV states of prefixes that lost their slot, kept in RAM, and on disk across restarts.
-
-The files hold tokens and KV states of the user's code, so only the user may read them. Format of a file:
-
-    magic (8 bytes) · identity (16 ASCII) · number of tokens, bytes of the state (8 bytes each, little-endian)
-    · SHA-256 of the rest (32 bytes) · tokens (4 bytes each) · state
-
-llama.cpp does not validate a state, so the digest is checked first and a damaged file never reaches it.
-"""
+"""The prefix cache: KV states of prefixes that lost their slot, kept in RAM, and on disk across restarts."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from serve.adapters import AdapterSet
+from serve.engine.prefix_file import read_prefix, read_tokens, write_prefix
+from serve.metrics import PrefixState
 from serve.prefix_tree import PrefixTree
-from turbopilot.base.atomic import replacing
 from turbopilot.base.errors import TurboPilotError
 
 log = logging.getLogger("turbopilot.engine")
@@ -29,8 +22,6 @@ SUFFIX = ".prefix"
 # Edits to a document leave prefixes that differ only at the end. A new prefix replaces an older one if it lacks at most
 # this many of its tokens: they are cheaper to compute than to keep.
 FEW = 32
-_MAGIC = b"TPKV\0\0\0\1"
-_HEAD = struct.Struct("<8s16sQQ32s")
 
 
 @dataclass(slots=True)
@@ -42,7 +33,10 @@ class _Entry:
     file: Path | None = None
     n_file: int = 0
     n_uses: int = 1
+    n_hits: int = 0
     value: float = 0.0
+    stored: float = 0.0
+    last_used: float = 0.0
 
     @property
     def n_bytes(self) -> int:
@@ -61,6 +55,7 @@ class PrefixStore:
         identity: the decoder's identity; files of other decoders are not touched.
         folder: folder for the files; None keeps prefixes in RAM only.
         can_cut: whether the decoder can use a part of a state; otherwise only whole prefixes are found.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -70,8 +65,9 @@ class PrefixStore:
         folder: Path | None = None,
         *,
         can_cut: bool = True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.max_bytes, self._can_cut = max_bytes, can_cut
+        self.max_bytes, self._can_cut, self._clock = max_bytes, can_cut, clock
         self.n_bytes = 0
         self._identity = _short(identity)
         self._folder = folder if max_bytes else None  # a disabled store touches no files
@@ -96,6 +92,17 @@ class PrefixStore:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def states(self) -> tuple[PrefixState, ...]:
+        """Return what is stored. Callable from any thread, without a lock: numbers may come from different moments."""
+        now = self._clock()
+        return tuple(
+            PrefixState(
+                len(e.tokens) - _n_marked(e.tokens), len(e.state) or e.n_file, max(0.0, now - e.stored),
+                max(0.0, now - e.last_used), e.n_hits,
+            )
+            for e in self._entries.copy().values()
+        )  # fmt: skip
 
     def longest(self, tokens: list[int], adapters: AdapterSet = ()) -> tuple[int, int] | None:
         """Return (number of shared tokens, key) of the best cached prefix; None if no prefix shares any token.
@@ -137,7 +144,9 @@ class PrefixStore:
         if entry is None:  # dropped since it was looked up
             return None
         self.n_hits += 1
+        entry.n_hits += 1
         entry.n_uses += 1
+        entry.last_used = self._clock()
         self._value(entry)
         if not entry.state and entry.file:
             try:
@@ -198,6 +207,7 @@ class PrefixStore:
 
     def _add(self, entry: _Entry) -> None:
         key, self._next_key = self._next_key, self._next_key + 1
+        entry.stored = entry.last_used = self._clock()
         self._entries[key] = entry
         self._value(entry)
         self._tree.insert(key, entry.tokens)
@@ -227,64 +237,11 @@ def _mark(adapters: AdapterSet) -> tuple[int, ...]:
     return tuple(n for (i, _), b in zip(adapters, bits, strict=True) for n in (-1 - i, b))
 
 
+def _n_marked(tokens: Sequence[int]) -> int:
+    """Return the length of the mark in front of the tokens of a prefix; see `_mark`."""
+    return next((i for i in range(0, len(tokens), 2) if tokens[i] >= 0), len(tokens))
+
+
 def _short(identity: str) -> str:
     """Return the 16 characters that stand for a decoder's identity in files."""
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
-
-
-def write_prefix(path: Path, identity: str, tokens: Sequence[int], state: bytes) -> None:
-    """Write a prefix's file atomically, readable by its owner only.
-
-    Raises:
-        OSError, TurboPilotError: the file cannot be written.
-    """
-    ids = struct.pack(f"<{len(tokens)}i", *tokens)
-    digest = hashlib.sha256(ids)
-    digest.update(state)
-    head = _HEAD.pack(_MAGIC, identity.encode("ascii"), len(tokens), len(state), digest.digest())
-    with replacing(path, mode=0o600) as part, part.open("wb") as f:
-        f.write(head)
-        f.write(ids)
-        f.write(state)
-
-
-def read_tokens(path: Path, identity: str) -> tuple[int, ...]:
-    """Return the tokens in a prefix's file, without reading its state.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is truncated or belongs to another model.
-    """
-    with path.open("rb") as f:
-        n_tokens, _, _ = _read_head(f, path, identity)
-        return struct.unpack(f"<{n_tokens}i", f.read(4 * n_tokens))
-
-
-def read_prefix(path: Path, identity: str) -> bytes:
-    """Return the state in a prefix's file, after checking the digest.
-
-    Raises:
-        OSError: the file cannot be read.
-        ValueError: the file is damaged or truncated, or belongs to another model.
-    """
-    with path.open("rb") as f:
-        n_tokens, _, wanted = _read_head(f, path, identity)
-        ids = f.read(4 * n_tokens)
-        state = f.read()
-    digest = hashlib.sha256(ids)
-    digest.update(state)
-    if digest.digest() != wanted:
-        raise ValueError("the file is damaged")
-    return state
-
-
-def _read_head(f: BinaryIO, path: Path, identity: str) -> tuple[int, int, bytes]:
-    data = f.read(_HEAD.size)
-    if len(data) < _HEAD.size:
-        raise ValueError("the file is truncated")
-    magic, owner, n_tokens, n_state, digest = _HEAD.unpack(data)
-    if magic != _MAGIC or owner != identity.encode("ascii"):
-        raise ValueError("the file is not a cached prefix of this model")
-    if path.stat().st_size != _HEAD.size + 4 * n_tokens + n_state:
-        raise ValueError("the file is truncated")
-    return n_tokens, n_state, digest

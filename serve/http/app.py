@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from flask import Flask, Response, g, request
 
 from serve.http import errors, request_log, views
 from serve.http.body_codings import check_coding
+from serve.http.editors_view import Editors, editors_view, no_editors
+from serve.http.page import page_views
 from serve.http.security import hooks
+from serve.http.status_views import status_views
 from serve.models import ModelPool
 from serve.settings import MAX_BODY_BYTES, Defaults, SecurityOptions
+from serve.shown_options import ShownOption
+from serve.status.server_status import ServerStatus
 
 # GitHub's servers send this header. Where Copilot's language server (1.472, 1.539) signs in at this server, it needs
 # the header in each of these responses, also in that to /copilot_internal/user, which is 404.
@@ -17,7 +24,11 @@ COPILOT_PATHS = "/copilot_internal/"
 
 
 def create_app(
-    models: ModelPool, defaults: Defaults | None = None, security: SecurityOptions | None = None
+    models: ModelPool,
+    defaults: Defaults | None = None,
+    security: SecurityOptions | None = None,
+    shown: Sequence[ShownOption] = (),
+    editors: Editors = no_editors,
 ) -> Flask:
     """Return the WSGI application.
 
@@ -25,6 +36,8 @@ def create_app(
         models: the models to serve.
         defaults: defaults for fields that a request omits; None means the original TurboPilot's.
         security: access control; None allows every program on this machine.
+        shown: the server's options, for `/status/settings`.
+        editors: returns the settings of editors for this server, for its page.
     """
     defaults = defaults or Defaults()
     security = security or SecurityOptions()
@@ -39,7 +52,13 @@ def create_app(
     )
     if security.copilot_request_id:
         app.after_request(_add_github_header)
-    views.register(app, models, defaults, has_page=security.has_page)
+    status = ServerStatus(models, needs_key=bool(security.api_keys))
+    more = {
+        **status_views(status, shown),
+        **page_views(models.known[0].name, has_page=security.has_page),
+        "statusEditors": editors_view(models, security, editors),
+    }
+    views.register(app, models, defaults, more)
     return app
 
 

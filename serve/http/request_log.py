@@ -29,7 +29,7 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 # `extra={FIELDS: {...}}` of a log call adds fields to the JSON format.
 FIELDS: Final = "fields"
 # Requests that monitors and browsers repeat: logged at DEBUG, unless access was refused. Views, and paths without one.
-QUIET: Final = frozenset({"health", "metrics", "slots", "/favicon.ico"})
+QUIET: Final = frozenset({"health", "metrics", "slots", "status", "/favicon.ico"})
 
 # Off at every log level: only --log-prompts turns it on.
 prompts_log = logging.getLogger("turbopilot.prompts")

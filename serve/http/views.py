@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from flask import Flask, Response, g, request
 
@@ -17,16 +17,15 @@ from serve.api.dialect import json_bytes
 from serve.api.endpoints import ENDPOINTS
 from serve.api.health import (
     CopilotToken,
-    DeviceHealth,
     HealthAnswer,
     ModelHealth,
     TabbyHealth,
+    device_health,
     upstream_health,
 )
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.openapi import description
 from serve.http import prometheus
-from serve.http.page import page_views
 from serve.http.respond import completion_view, json_answer, model_view
 from serve.models import ModelPool, ModelStatus
 from serve.models.service import CompletionService
@@ -35,7 +34,6 @@ from serve.settings import Defaults
 from turbopilot.base.errors import NotSupported, Overloaded, UnknownModel
 from turbopilot.base.quoting import quoted
 from turbopilot.base.version import __version__
-from turbopilot.llama.device_use import DeviceUse
 
 # Lifetime of Copilot's token; the plugin requests a new one after `refresh_in`. Source: the original TurboPilot.
 LIFETIME_SECONDS = 1800
@@ -44,15 +42,15 @@ REFRESH_SECONDS = 900
 View = Callable[..., Response]
 
 
-def register(app: Flask, models: ModelPool, defaults: Defaults, *, has_page: bool) -> None:
-    """Add all endpoints to the app."""
+def register(app: Flask, models: ModelPool, defaults: Defaults, more: Mapping[str, View]) -> None:
+    """Add all endpoints to the app; `more` has the views of some of them."""
     views = {
+        **more,
         **_model_views(models),
         **_ollama_views(models),
         **_llama_views(models, defaults),
         **_adapter_views(models),
         **_operator_views(models, defaults),
-        **page_views(models.known[0].name, has_page=has_page),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
         "tabbyEvents": lambda: Response(status=200),
         "nextEditMetrics": lambda: Response(status=200),
@@ -193,7 +191,7 @@ def _model_health(s: ModelStatus) -> ModelHealth:
         "waiting": s.waiting,
     }
     if s.devices:
-        answer["devices"] = [_device_health(use) for use in s.devices]
+        answer["devices"] = [device_health(use) for use in s.devices]
     if s.reason:
         answer["reason"] = s.reason
     if s.certificate:
@@ -203,14 +201,6 @@ def _model_health(s: ModelStatus) -> ModelHealth:
     if s.adapters:
         answer["lora"] = [{"id": a.id, "name": a.path.name, "scale": a.scale} for a in s.adapters]
     return answer
-
-
-def _device_health(use: DeviceUse) -> DeviceHealth:
-    return {
-        "device": use.device, "description": use.description, "layers": use.layers, "has_output": use.has_output,
-        "weights": use.weights, "kv": use.kv, "compute": use.compute,
-        "free_before": use.free_before, "free_after": use.free_after,
-    }  # fmt: skip
 
 
 def _tabby_health(model: str) -> TabbyHealth:

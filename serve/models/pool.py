@@ -46,7 +46,7 @@ class ModelPool(ModelTable):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(models, max_waiting, clock)
-        self._memory = memory
+        self.memory = memory
         self._is_stopping = False
 
     @contextmanager
@@ -119,7 +119,7 @@ class ModelPool(ModelTable):
         try:
             with self._changed:
                 loaded = [x for x in self._models if x.service]
-                going = make_room(m, self._memory, loaded)
+                going = make_room(m, self.memory, loaded)
                 services = self._take_out(going, f"to make room for {m.name}")
             close_all(services)
             service = m.load()

@@ -56,6 +56,11 @@ class ModelTable:
             return tuple(m.status(is_draining=self.is_draining) for m in self._models)
 
     @property
+    def sizes(self) -> tuple[int, ...]:
+        """Estimated bytes of each model in main memory, in the order of `known`."""
+        return tuple(m.n_bytes for m in self._models)
+
+    @property
     def hold_up(self) -> str:
         """Reason why the pool cannot be closed at present, or ""."""
         return hold_up(self._models)

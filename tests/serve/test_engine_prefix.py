@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from serve.engine import Engine, EngineOptions
 from serve.engine.answer_cache import AnswerCache, name_of
 from serve.engine.checkpoints import INTERVAL, TAIL
-from serve.engine.prefix_store import PrefixStore, read_prefix, read_tokens, write_prefix
+from serve.engine.prefix_file import read_prefix, read_tokens, write_prefix
+from serve.engine.prefix_store import PrefixStore
 from serve.prefix_tree import PrefixTree, common_prefix
 from serve.request import Finished
 from tests.serve.test_engine_faults import run_all

@@ -43,7 +43,7 @@ class EngineReplica:
         security = replace(
             options.security, api_keys=(role.key,) if role.key else (), api_key_file=None, host=host
         )
-        app = create_app(self._models, options.request_defaults, security)
+        app = create_app(self._models, options.request_defaults, security, options.shown)
         n_open = (options.model.n_seq or DEFAULT_PARALLEL) + options.limits.max_queue
         threads = n_open + SPARE_HTTP_THREADS
         self._http = HttpThread(app, bind(host, 0), threads=threads)

@@ -12,6 +12,7 @@ from serve.http.security import checked_options
 from serve.model_choice import ModelChoice
 from serve.options import read_settings
 from serve.settings import ServerOptions
+from serve.shown_options import shown_options
 from serve.upstream.address import EngineAddress
 from turbopilot.app.resolve import DEMO
 from turbopilot.app.served_models import with_models
@@ -67,7 +68,8 @@ def read_role(role: Role, engines: Sequence[str] | None = None) -> ServerOptions
     Raises:
         InvalidInput: an option cannot be used, or the file is not on this node.
     """
-    options = read_settings(ServerOptions, role.settings, model_file=Path())
+    shown = shown_options(role.settings, ModelChoice, ServerOptions)
+    options = read_settings(ServerOptions, role.settings, model_file=Path(), shown=shown)
     security = checked_options(options.security, lambda _: None, environ={})
     options = replace(options, security=security)
     choice = read_settings(ModelChoice, role.settings)

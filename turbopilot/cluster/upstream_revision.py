@@ -33,7 +33,7 @@ class UpstreamRevision:
     def __init__(self, role: Role, urls: Sequence[str], host: str) -> None:
         self._models, self._upstreams, options = self.open(role, urls)
         security = replace(options.security, host=host)
-        self._app = create_app(self._models, options.request_defaults, security)
+        self._app = create_app(self._models, options.request_defaults, security, options.shown)
         load_default(self._models)
 
     def open(self, role: Role, urls: Sequence[str]) -> tuple[ModelPool, UpstreamSet, ServerOptions]:

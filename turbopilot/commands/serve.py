@@ -13,6 +13,7 @@ from serve.log_options import LogOptions
 from serve.model_choice import ModelChoice
 from serve.options import read_settings
 from serve.settings import ServerOptions
+from serve.shown_options import shown_options
 from turbopilot.base.errors import InvalidInput
 from turbopilot.commands.serve_config import read_into
 from turbopilot.commands.serve_flags import with_options
@@ -62,10 +63,12 @@ def serve(
     from serve.http.security import checked_options
     from serve.http.server import serve as serve_http
     from turbopilot.app.served_models import certificate_lines, with_models
+    from turbopilot.editors.entries import entries
 
     choice = _one_default(context, read_settings(ModelChoice, given))
     log = read_settings(LogOptions, given)
-    options = read_settings(ServerOptions, given, model_file=Path())
+    shown = shown_options(given, ModelChoice, ServerOptions, LogOptions)
+    options = read_settings(ServerOptions, given, model_file=Path(), shown=shown)
     # With --log-format json, stderr must contain nothing but JSON.
     notify = console.info if log.form == "text" else logging.getLogger("turbopilot.serve").info
     set_up(log)
@@ -73,7 +76,7 @@ def serve(
     options = with_models(options, choice, console.REPORTER)
     for line in certificate_lines(options, console.REPORTER):
         notify(line)
-    serve_http(options, notify)
+    serve_http(options, notify, entries)
 
 
 def _one_default(context: typer.Context, choice: ModelChoice) -> ModelChoice:

@@ -36,6 +36,12 @@ export class SamplingFields {
   private readonly ends: HTMLSelectElement;
   private readonly shades = element("input", { type: "checkbox" });
   private readonly automatic = element("input", { type: "checkbox", checked: true });
+  private readonly legend = element(
+    "p",
+    { className: "note", hidden: true },
+    ...["90 %", "50 %", "10 %"].flatMap((least, i) => [element("span", { className: `p${3 - i}`, textContent: least }), ", "]),
+    element("span", { className: "p0", textContent: "less" }),
+  );
   private defaults: ServerDefaults | undefined;
 
   constructor(changed: () => void) {
@@ -44,7 +50,6 @@ export class SamplingFields {
     this.ends = select;
     this.n.value = "1";
     this.seed.placeholder = "random";
-    const note = "Green: 90 % or more, blue: 50 %, orange: 10 %, red: less.";
     this.box = element(
       "div",
       { className: "fields" },
@@ -55,12 +60,13 @@ export class SamplingFields {
       labelled("Alternatives", this.n, "Completions of each request"),
       ends,
       toggle(this.automatic, "Complete while typing"),
-      toggle(this.shades, "Colour tokens by probability"),
-      element("p", { className: "note", textContent: note }),
+      toggle(this.shades, "Colour by probability"),
+      this.legend,
     );
     for (const input of [this.temperature, this.topP, this.maxTokens, this.seed, this.n, this.shades])
       input.addEventListener("change", () => {
         this.hint();
+        this.legend.hidden = !this.shades.checked;
         if (input.checkValidity()) changed();
       });
   }

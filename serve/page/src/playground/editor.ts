@@ -51,6 +51,7 @@ const common: Extension = [
   ghostField,
   editField,
   look,
+  matchMedia("(max-width: 820px)").matches ? EditorView.lineWrapping : [],
 ];
 
 /** An editor whose keys are `keys`, and which reports each update. */

@@ -44,6 +44,7 @@ export class Playground {
   private editor: CodeEditor | undefined;
   private models: ModelChoice[] = [];
   private wasOpened = false;
+  private isLoading = false;
 
   constructor() {
     const names = Object.fromEntries(Object.entries(LANGUAGES).map(([name, { label }]) => [name, label]));
@@ -85,10 +86,8 @@ export class Playground {
       element(
         "div",
         { className: "work" },
-        this.host,
-        element("div", { className: "message-line" }, this.message, this.retry, this.spoken),
-        this.facts,
-        this.actions.box,
+        element("div", { className: "box" }, this.host, this.facts),
+        element("div", { className: "below" }, this.actions.box, this.message, this.retry, this.spoken),
       ),
       element(
         "details",
@@ -108,7 +107,9 @@ export class Playground {
     if (this.wasOpened) return;
     this.wasOpened = true;
     this.editor = new CodeEditor(this.host, this.language.value, this.keys(), (update) => this.updated(update));
-    if (document.activeElement === document.body) this.editor.view.focus();
+    // Until the page is loaded, the browser may move the focus to what the address's fragment names.
+    if (document.readyState === "complete") this.focusIfNothingIs();
+    else window.addEventListener("load", () => this.focusIfNothingIs(), { once: true });
     this.completer.now();
     void this.loadModels();
   }
@@ -190,7 +191,13 @@ export class Playground {
     this.again();
   }
 
+  private focusIfNothingIs(): void {
+    if (document.activeElement === document.body) this.editor!.view.focus();
+  }
+
   private async loadModels(): Promise<void> {
+    if (this.isLoading) return;
+    this.isLoading = true;
     try {
       this.models = await modelChoices();
       setOptions(this.model, Object.fromEntries(this.models.map((m) => [m.name, m.label])));
@@ -198,6 +205,8 @@ export class Playground {
     } catch (error) {
       const problem = problemOf(error);
       if (problem) this.fail(problem);
+    } finally {
+      this.isLoading = false;
     }
   }
 

@@ -22,7 +22,7 @@ export function problemOf(error: unknown): Problem | null {
       return passing("The server does not answer. Start it again with: turbopilot serve. Trying to reach it…");
     case undefined:
       // A stream that broke off: the server ended, or reported an error in the stream.
-      if (error instanceof TypeError) return passing("The connection to the server was lost. Trying to reach it…");
+      if (error instanceof TypeError && /network|fetch|load|stream/i.test(message)) return passing("The connection to the server was lost. Trying to reach it…");
       return lasting(`The completion failed: ${message}`);
     case 401:
       return lasting("The server requires an API key.");

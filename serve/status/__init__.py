@@ -1,0 +1,1 @@
+"""What operators see: finished requests, events, clients' reports, and measurements while somebody watches."""
