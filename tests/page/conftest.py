@@ -9,7 +9,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pytest
 
@@ -18,10 +18,15 @@ from tests.page.watched import LIGHT, Screen, Watch
 from tests.support.chromium import BROWSERS, chromium, installed_browser
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
-# Playwright is in the environment of scripts/test_page alone.
+# Playwright and Pillow are in the environment of scripts/test_page alone.
 collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["test_*.py"]
+
+
+TakePicture: TypeAlias = "Callable[[Page | Locator, str], Path]"
+COLOURS = 128
+"""Colours of a picture."""
 
 
 class OpenPage(Protocol):
@@ -56,6 +61,7 @@ def open_page(browser: Browser, watch: Watch, tmp_path: Path) -> Iterator[OpenPa
     def open_page(url: str, view: str = "playground", screen: Screen = LIGHT) -> Page:
         context = browser.new_context(
             viewport={"width": screen.width, "height": screen.height},
+            device_scale_factor=screen.scale,
             color_scheme="dark" if screen.dark else "light",
             reduced_motion="reduce",
             permissions=["clipboard-read", "clipboard-write"],
@@ -80,13 +86,19 @@ def page(open_page: OpenPage, live: Live) -> Page:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Callable[[Page, str], Path]:
-    """Write a picture of a page's window as NAME.png, into TURBOPILOT_PICTURES if it is set."""
+def picture(tmp_path: Path) -> TakePicture:
+    """Write a picture as NAME.png, into TURBOPILOT_PICTURES if it is set."""
     folder = os.environ.get("TURBOPILOT_PICTURES")
 
-    def take(page: Page, name: str) -> Path:
+    def take(shown: Page | Locator, name: str) -> Path:
+        from PIL import Image
+
         file = (ROOT / folder if folder else tmp_path) / f"{name}.png"
-        page.screenshot(path=file)
+        shown.screenshot(path=file)
+        with Image.open(file) as image:
+            image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
+                file, optimize=True
+            )
         return file
 
     return take
