@@ -201,7 +201,7 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     statuses |= next((why for name, why in _ABSENT.items() if name in path), {})
     statuses |= _REFUSED if e.refusal else {}
     statuses |= _LOADED if e.body and issubclass(e.body, ModelRequest) else {}
-    statuses |= {**_LOADED, **_ABSENT} if e.body is ModelChange else {}
+    statuses |= {**_LOADED, **_ABSENT["{name}"]} if e.body is ModelChange else {}
     statuses |= _BUSY if e.answer is SlotsAnswer else _WATCHED if e.streams else {}
     for status, what in sorted(statuses.items()):
         answers[str(status)] = {"description": what, "content": _json(error)}

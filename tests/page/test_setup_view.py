@@ -32,7 +32,7 @@ def checked(page: Page, plugin: str) -> str:
     choose(page, plugin)
     page.get_by_role("button", name="Send the request").click()
     page.locator(".steps").wait_for()
-    return page.locator(".result").inner_text()
+    return str(page.locator(".result").inner_text())
 
 
 def with_key(page: Page, key: str) -> None:
