@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
@@ -152,7 +152,11 @@ class ServerEvent(TypedDict):
 
 
 class AcceptedShare(TypedDict):
-    """Completions that a client reported as shown, accepted and dismissed (`/v1/events`), by User-Agent."""
+    """Completions that a client reported as shown, accepted and dismissed; `client` is as in `RequestTimes`.
+
+    Clients of Tabby report at `/v1/events`, Sweep's at `/backend/track_autocomplete_metrics`. An accepted part of a
+    completion counts as accepted. At most 50 clients are counted one by one, all others as "other".
+    """
 
     client: str
     shown: Count
@@ -237,8 +241,13 @@ class EditorsAnswer(TypedDict):
 
 
 class ModelChange(Body):
-    """A model to load or unload, as in llama.cpp's router (tools/server/README.md, `POST /models/load`)."""
+    """A model to load or unload, as in llama.cpp's router (tools/server/README.md, `POST /models/load`).
 
+    Ours differs: a load answers when the model is loaded, and a model that is already loaded, or unloaded, is no error.
+    As there, unloading ends the requests of the model.
+    """
+
+    example: ClassVar[dict[str, str]] = {"model": "turbopilot-demo"}
     model: str
     """Name of a model in `/v1/models`; an unknown name is an error."""
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from flask import Flask, Response, g, request
 
-from serve.http import errors, request_log, views
+from serve.http import errors, request_log, request_times, views
 from serve.http.body_codings import check_coding
 from serve.http.editors_view import Editors, editors_view, no_editors
 from serve.http.page import page_views
@@ -45,16 +45,17 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
     errors.register(app)
+    status = ServerStatus(models, needs_key=bool(security.api_keys))
     request_log.register(app)  # first, so that refused requests are logged as well
+    request_times.register(app, status.requests.add)
     hooks.register(app, security)
     app.before_request(
         lambda: check_coding(request.headers.get("Content-Encoding", ""), request.endpoint)
     )
     if security.copilot_request_id:
         app.after_request(_add_github_header)
-    status = ServerStatus(models, needs_key=bool(security.api_keys))
     more = {
-        **status_views(status, shown),
+        **status_views(models, status, shown),
         **page_views(models.known[0].name, has_page=security.has_page),
         "statusEditors": editors_view(models, security, editors),
     }

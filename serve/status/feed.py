@@ -43,6 +43,11 @@ class StatusFeed:
         self._n_viewers = 0
         self._number, self._snapshot = 0, b""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether snapshots are being made."""
+        return self._is_running
+
     def look(self) -> None:
         """Make snapshots for a while; return when the first readings are taken."""
         with self._changed:
