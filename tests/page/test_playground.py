@@ -73,14 +73,20 @@ def test_request_has_the_text_around_the_cursor_and_the_lowest_priority(
 
 def test_large_files_are_cut_around_the_cursor(open_page: OpenPage, url: str) -> None:
     page = opened(open_page, url)
+    answer_with(page, choices("x"))
     page.keyboard.press("ControlOrMeta+a")
-    page.keyboard.insert_text("line of text\n" * 5000)
+    page.evaluate("navigator.clipboard.writeText('line of text\\n'.repeat(5000))")
+    page.keyboard.press("ControlOrMeta+v")
+    for _ in range(10):
+        page.keyboard.press("PageUp")
     with page.expect_request(ROUTE) as found:
-        page.keyboard.press("x")
+        page.keyboard.press("q")
     body = body_of(found.value)
-    assert body["prompt"].endswith("\nx")
+    assert body["prompt"].startswith("line of text\n")
+    assert body["prompt"].endswith("line of text\nq")
     assert 7000 < len(body["prompt"]) <= 8000
-    assert body["prompt"].startswith("line of")
+    assert body["suffix"].endswith("line of text\n")
+    assert 1900 < len(body["suffix"]) <= 2000
 
 
 def test_tab_accepts_all(open_page: OpenPage, url: str) -> None:
