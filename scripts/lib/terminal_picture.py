@@ -13,8 +13,8 @@ from rich.terminal_theme import TerminalTheme
 from turbopilot.render.look import picture_style
 
 # Variables of look.css for background, foreground, and the terminal's 8 normal and 8 bright colours.
-_ANSI: Final = ("ink", "bad", "good", "k2", "link", "k3", "k4", "soft")
-_NAMES: Final = ("page", "ink", *_ANSI, *_ANSI)
+_COLOURS: Final = ("bad", "good", "k2", "link", "k3", "k4")
+_NAMES: Final = ("page", "ink", "ink", *_COLOURS, "soft", "soft", *_COLOURS, "ink")
 # Rich writes colours as numbers. Each of these stands for the variable with the same place in _NAMES; none of them is a
 # mixture of another one with the background, which is Rich's dim text.
 _STAND_INS: Final = [(0, 1, 0), *((i, 1, 250) for i in range(1, len(_NAMES)))]
@@ -28,7 +28,9 @@ LOOK
 {styles}
 </style>
 <defs>
-<clipPath id="{unique_id}-clip-terminal"><rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/></clipPath>
+<clipPath id="{unique_id}-clip-terminal">
+<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}"/>
+</clipPath>
 {lines}
 </defs>
 {chrome}
@@ -48,7 +50,7 @@ def terminal_svg(console: Console, title: str) -> str:
         title=title, theme=_THEME, code_format=_FRAME, unique_id="terminal", font_aspect_ratio=0.6
     )
     svg = re.sub(r'<circle [^>]*fill="#\w+"/>', "", svg)  # buttons of a window
-    svg = svg.replace("rgba(255,255,255,0.35)", "var(--rule)")
+    svg = re.sub(r'stroke="rgba[^"]*"', 'stroke="var(--rule)"', svg)
     for name, numbers in zip(_NAMES, _STAND_INS, strict=True):
         colour = ColorTriplet(*numbers)
         dim = blend_rgb(colour, ColorTriplet(*_STAND_INS[0]), 0.4)

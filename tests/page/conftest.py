@@ -53,7 +53,7 @@ def watch() -> Watch:
 
 @pytest.fixture
 def open_page(browser: Browser, watch: Watch, tmp_path: Path) -> Iterator[OpenPage]:
-    """Open pages, each in a browser context of its own; at the end, there must be no problems.
+    """Open pages, each in a browser context of its own; a test fails by problems of its pages.
 
     The last picture of each page is in the test's folder, which pytest keeps if the test fails.
     """

@@ -1,4 +1,4 @@
-"""What the watch of every page's test finds."""
+"""Problems that the watch of a page finds."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ export class SamplingFields {
 
   constructor(changed: () => void) {
     const labels = Object.fromEntries(Object.entries(ENDS).map(([name, end]) => [name, end.label]));
-    const [ends, select] = choice("Ends", labels, changed);
+    const [ends, select] = choice("Stop at", labels, changed);
     this.ends = select;
     this.n.value = "1";
     this.seed.placeholder = "random";

@@ -17,10 +17,10 @@ import { opened, SAMPLES } from "./samples";
 
 const PHASES: Record<Progress["phase"], string> = {
   idle: "",
-  waiting: "Waiting for the model…",
+  waiting: "Waiting…",
   growing: "Completing…",
   done: "",
-  nothing: "The model proposes nothing here.",
+  nothing: "No completion here.",
 };
 
 type Mode = "completion" | "edit";
@@ -86,8 +86,13 @@ export class Playground {
       element(
         "div",
         { className: "work" },
-        element("div", { className: "box" }, this.host, this.facts),
-        element("div", { className: "below" }, this.actions.box, this.message, this.retry, this.spoken),
+        element(
+          "div",
+          { className: "box" },
+          this.host,
+          element("div", { className: "bar" }, this.facts, this.message, this.retry, this.spoken),
+        ),
+        this.actions.box,
       ),
       element(
         "details",
@@ -226,14 +231,14 @@ export class Playground {
     this.message.textContent = progress.phase === "done" ? this.doneText() : PHASES[progress.phase];
     if (progress.reader && progress.phase !== "growing") this.showFacts(facts(progress.reader, progress.firstTokenMs));
     // A model may have been added while the server was away.
-    if (progress.phase === "done" && !this.models.length) void this.loadModels();
+    if (progress.reader && !this.models.length) void this.loadModels();
   }
 
   private doneText(): string {
     const { ghost } = this.completer;
     if (!ghost) return "";
     const indexes = fitting(ghost);
-    return indexes.length > 1 ? `Alternative ${indexes.indexOf(ghost.shown) + 1} of ${indexes.length}` : "";
+    return indexes.length > 1 ? `${indexes.indexOf(ghost.shown) + 1} of ${indexes.length}` : "";
   }
 
   private fail(problem: Problem): void {

@@ -13,9 +13,9 @@ export interface Sampling {
 
 /** Where completions end, by the name of the choice. */
 export const ENDS: Record<string, { label: string; stop: readonly string[] }> = {
-  block: { label: "at a blank line", stop: ["\n\n"] },
-  line: { label: "at the end of a line", stop: ["\n"] },
-  model: { label: "where the model ends", stop: [] },
+  block: { label: "a blank line", stop: ["\n\n"] },
+  line: { label: "the line's end", stop: ["\n"] },
+  model: { label: "the model's end", stop: [] },
 };
 
 /** Several completions are alike at low temperatures, so these are used with `n`, unless the user chooses others. */
