@@ -111,10 +111,12 @@ class GpuStatus(TypedDict):
 
 
 class RequestTimes(TypedDict):
-    """Durations of one finished request in milliseconds, and its tokens; never its text.
+    """Durations of one finished completion request in milliseconds, and its tokens; never its text.
 
     `total` = `load` (waiting for the model) + `queue` + `prefill` + `decode` + `other` (reading the request, building
-    the prompt, and sending the answer). `why` says in a few words what took most of the time if it was slow.
+    the prompt, and sending the answer). If it ended before its first token, the stage that it had reached has the
+    time. `why` says in a few words what took most of the time if it was slow: longer than twice the median of earlier
+    requests. `time` is that of its end.
     """
 
     id: str
@@ -167,8 +169,9 @@ class AcceptedShare(TypedDict):
 class StatusAnswer(TypedDict):
     """State of the server, of its models and of the machine; the newest requests and events come last.
 
-    `samples` has the last measurements in the answer of `/status`, and the newest one in each event of
-    `/status/stream`. Samples are taken only while somebody reads one of the two.
+    `/status` has the measurements of the last five minutes, and the last 200 requests and events. Each event of
+    `/status/stream` has the newest measurement (the first event has none), and the last 50 requests and events.
+    Measurements are taken only while somebody reads the stream, and for ten seconds after `/status` was read.
     """
 
     version: str

@@ -32,7 +32,7 @@ from turbopilot.llama.footprint import memory_budget
 from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.placement_wish import Machine
 
-log = logging.getLogger("turbopilot.models")
+log = logging.getLogger("turbopilot.serve")  # that of the lines at the start
 
 
 def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPool:

@@ -49,18 +49,19 @@ class StatusFeed:
         return self._is_running
 
     def look(self) -> None:
-        """Make snapshots for a while; return when the first readings are taken."""
+        """Make snapshots for a while."""
         with self._changed:
             self._left = LINGER
             if self._is_running or self._is_over:
                 return
             self._is_running = True
-            try:
-                self._measure(True)
-                start_thread(self._run, "turbopilot-status")
-            except BaseException:
+        try:
+            self._measure(True)
+            start_thread(self._run, "turbopilot-status")
+        except BaseException:
+            with self._changed:
                 self._is_running = False
-                raise
+            raise
 
     def _run(self) -> None:
         is_open = self._pause(INTERVAL)

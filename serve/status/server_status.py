@@ -52,7 +52,7 @@ class ServerStatus:
         self._events = watch_events()
         self._lock = threading.Lock()  # protects the attributes below
         self._samples: deque[StatusSample] = deque(maxlen=MOST_SAMPLES)
-        self._counters, self._measured = Counters(), clock()
+        self._counters, self._measured = Counters(), time.monotonic()
         self._stalled: frozenset[str] = frozenset()
         self._cpu: CpuTimes | None = None
         self._gpus: Sequence[GpuLoad] = ()
@@ -105,7 +105,8 @@ class ServerStatus:
     def _measure(self, is_first: bool) -> bytes:
         """Take a sample and return the event of the stream; the first time only take readings."""
         counters = Counters.total(s.metrics for s in self._models.loaded)
-        now, cpu, gpus = self._clock(), cpu_times(HOST), gpu_loads(HOST)
+        now, cpu = time.monotonic(), cpu_times(HOST)
+        gpus = gpu_loads(HOST)  # may take seconds
         with self._lock:
             new, seconds = counters.since(self._counters), now - self._measured
             load = cpu_load(self._cpu, cpu)
@@ -114,7 +115,7 @@ class ServerStatus:
             return b""
         statuses = self._models.statuses
         sample: StatusSample = {
-            "time": now,
+            "time": self._clock(),
             "running": sum(s.running for s in statuses),
             "waiting": sum(s.waiting for s in statuses),
             "prefill_speed": 0.0,

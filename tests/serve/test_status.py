@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve.api.dialect import SSE
 from serve.engine import Engine, EngineOptions
 from serve.http.app import create_app
+from serve.http.channel import STUCK_SECONDS
 from serve.http.server import HttpServer, bind
 from serve.models import ModelPool, PooledModel
 from serve.models.loading import host
@@ -23,6 +27,7 @@ from serve.models.service import CompletionService
 from serve.settings import SecurityOptions
 from serve.shown_options import ShownOption
 from serve.status.feed import LINGER, MOST_VIEWERS, RETRY_SECONDS, StatusFeed
+from tests.serve.test_slow import Clock
 from tests.support.fakes import FakeDecoder, TalkingDecoder, script
 from tests.support.pooled import Lab, info
 from tests.support.serving import MakeClient, ask, connection, running, send, wait
@@ -208,6 +213,23 @@ def test_viewers_have_a_limit_and_leave_threads_for_requests(
             if stream.response.status == 200:
                 assert stream.event()
                 return
+
+
+def test_viewer_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.status.feed.INTERVAL", 0.0)
+    large = replace(SSE, after=b" " * 2**20 + b"\n\n")  # fills the buffers of the sockets soon
+    monkeypatch.setattr("serve.status.server_status.SSE", large)
+    clock = Clock()
+    with running(TalkingDecoder(), clock=clock) as r, socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        s.connect(("127.0.0.1", r.port))
+        s.sendall(b"GET /status/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        channels = r.server._server.active_channels
+        while not any(c.total_outbufs_len > 2**16 for c in list(channels.values())):
+            pass
+        while channels:
+            clock.forward(STUCK_SECONDS, r.server)
+        assert ask(r.port, "POST", "/v1/completions", {"prompt": "x", "max_tokens": 1})[0] == 200
 
 
 def test_shutdown_ends_the_streams_of_viewers_that_read_and_that_do_not() -> None:
