@@ -65,7 +65,7 @@ export class EditProposer {
     if (!edits.length) return;
     this.host.progress({ phase: "idle" });
     if (isAutomatic && edits.some((t) => t.isUserEvent("input") || t.isUserEvent("delete"))) this.asker.later(400);
-    else this.asker.stop();
+    else this.asker.abandon();
   }
 
   private hide(): void {

@@ -231,7 +231,7 @@ export class Playground {
     this.message.textContent = progress.phase === "done" ? this.doneText() : PHASES[progress.phase];
     if (progress.reader && progress.phase !== "growing") this.showFacts(facts(progress.reader, progress.firstTokenMs));
     // A model may have been added while the server was away.
-    if (progress.phase === "done" && !this.models.length) void this.loadModels();
+    if (progress.reader && !this.models.length) void this.loadModels();
   }
 
   private doneText(): string {
