@@ -1,4 +1,4 @@
-"""What the tests of the playground share: its editor, its ghost text, and answers of a fake server."""
+"""Helpers of the tests of the playground: its editor, its ghost text, and answers of a fake server."""
 
 from __future__ import annotations
 

@@ -20,8 +20,10 @@ def saying(text: str) -> Reply:
     tokens: list[int] = [*text.encode(), EOG]
 
     def reply(history: Sequence[int]) -> int:
+        if FIM.middle not in history:
+            return EOG
         done = [*reversed(history)].index(FIM.middle)
-        return tokens[done]
+        return tokens[min(done, len(tokens) - 1)]  # draft tokens may go beyond the end
 
     return reply
 

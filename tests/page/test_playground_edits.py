@@ -27,14 +27,8 @@ def url() -> Iterator[str]:
 
 @contextmanager
 def next_edits(page: Page, edit: dict[str, Any]) -> Iterator[list[dict[str, Any]]]:
-    """Let the server's model predict this edit; yield the requests for it."""
+    """Let the server predict this edit; yield the requests for it."""
     asked: list[dict[str, Any]] = []
-
-    def status(route: Route) -> None:
-        answer = route.fetch().json()
-        for model in answer["models"]:
-            model["next_edit"] = "sweep"
-        route.fulfill(json=answer)
 
     def predict(route: Route) -> None:
         asked.append(body_of(route.request))
@@ -46,7 +40,6 @@ def next_edits(page: Page, edit: dict[str, Any]) -> Iterator[list[dict[str, Any]
         }
         route.fulfill(json={**none, **edit, "completions": [edit] if edit["completion"] else []})
 
-    page.route("**/status", status)
     page.route("**/backend/next_edit_autocomplete", predict)
     yield asked
 
@@ -55,14 +48,13 @@ def test_next_edit_is_shown_as_a_difference_and_accepted(open_page: OpenPage, ur
     from playwright.sync_api import expect
 
     page = opened(open_page, url)
-    assert not page.get_by_label("Mode").is_visible(), "the model predicts no edits"
     text = document(page).replace("return \n", "return z\n", 1)
     start = text.index("self.y == other.y")
     edit = {"start_index": start, "end_index": start + len("self.y"), "completion": "<b>z</b>"}
     with next_edits(page, edit) as asked:
         page.reload()
         shows(page, SAYS)
-        page.get_by_label("Mode").select_option("edit")
+        page.get_by_label("Mode", exact=True).select_option("edit")
         has_no_ghost(page)
         page.locator(".cm-content").focus()
         page.keyboard.type("z")
@@ -84,7 +76,7 @@ def test_next_edit_is_dismissed(open_page: OpenPage, url: str) -> None:
     page = opened(open_page, url)
     with next_edits(page, {"start_index": 0, "end_index": 1, "completion": "x"}):
         page.reload()
-        page.get_by_label("Mode").select_option("edit")
+        page.get_by_label("Mode", exact=True).select_option("edit")
         before = document(page)
         page.get_by_role("button", name="Complete").click()
         expect(page.locator(".tp-added")).to_have_count(1, timeout=60_000)

@@ -34,9 +34,10 @@ test("runs end at gaps", () => {
 });
 
 test("curves fit the box, and a lone point is a line without length", () => {
-  const { line, area } = curve([{ time: 0, value: 0 }, { time: 10, value: 50 }, { time: 300, value: 100 }], 300, 100, 80);
-  assert.equal(line, "M0 80L10 40M300 0h0");
-  assert.equal(area, "M0 80L0 80L10 40L10 80ZM300 80L300 0L300 80Z");
+  const { line, area, dots } = curve([{ time: 0, value: 0 }, { time: 10, value: 50 }, { time: 300, value: 100 }], 300, 100, 80);
+  assert.equal(line, "M0 80L10 40");
+  assert.equal(area, "M0 80L0 80L10 40L10 80Z");
+  assert.equal(dots, "M300 0h0");
 });
 
 test("the nearest point is found within the longest gap", () => {

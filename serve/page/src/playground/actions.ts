@@ -31,6 +31,6 @@ export class ActionRow {
 
   /** Enable the buttons with these indexes. */
   enable(isEnabled: (index: number) => boolean): void {
-    for (const [i, button] of this.buttons.entries()) button.disabled = !isEnabled(i);
+    for (const [i, button] of this.buttons.entries()) if (button.disabled === isEnabled(i)) button.disabled = !isEnabled(i);
   }
 }

@@ -11,6 +11,7 @@ export class Asker {
   private timer = 0;
   private running: AbortController | undefined;
   private isLocked = false;
+  private isRetrying = false;
 
   /**
    * @param ask sends the request and resolves when its answer has ended.
@@ -20,6 +21,11 @@ export class Asker {
     private readonly ask: (signal: AbortSignal) => Promise<void>,
     private readonly failed: (problem: Problem) => void,
   ) {}
+
+  /** Abort the request, or the pause before it, but not the retries of a failed one. */
+  abandon(): void {
+    if (!this.isRetrying) this.stop();
+  }
 
   /** Send a request after a pause, unless there is no valid key. */
   later(pause = PAUSE): void {
@@ -39,6 +45,7 @@ export class Asker {
     const isBusy = this.timer !== 0 || this.running !== undefined;
     window.clearTimeout(this.timer);
     this.timer = 0;
+    this.isRetrying = false;
     this.running?.abort();
     this.running = undefined;
     return isBusy;
@@ -49,7 +56,9 @@ export class Asker {
     const abort = (this.running = new AbortController());
     try {
       await this.ask(abort.signal);
-      if (this.running === abort) this.running = undefined;
+      if (this.running !== abort) return;
+      this.running = undefined;
+      this.isRetrying = false;
     } catch (error) {
       if (this.running !== abort) return; // aborted
       this.running = undefined;
@@ -57,7 +66,9 @@ export class Asker {
       if (!problem) return;
       this.isLocked = problem.needsKey;
       this.failed(problem);
-      if (problem.isPassing) this.later(RETRY);
+      if (!problem.isPassing) return;
+      this.later(RETRY);
+      this.isRetrying = true;
     }
   }
 }

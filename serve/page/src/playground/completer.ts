@@ -118,10 +118,11 @@ export class Completer {
       if (!isUsed) this.report?.decide("dismiss", before.shown);
     }
     if (after) return;
+    const isMoved = !update.startState.selection.eq(update.state.selection);
     const isTyped = edits.some((t) => t.isUserEvent("input") || t.isUserEvent("delete"));
     if (isTyped && isAutomatic) this.asker.later();
-    else if (edits.length || update.selectionSet) this.asker.stop();
-    if (edits.length || (before && update.selectionSet)) this.host.progress({ phase: "idle" });
+    else if (edits.length || isMoved) this.asker.abandon();
+    if (isTyped || (before && (edits.length || isMoved))) this.host.progress({ phase: "idle" });
   }
 
   private hide(): void {
@@ -130,7 +131,8 @@ export class Completer {
   }
 
   private async ask(signal: AbortSignal): Promise<void> {
-    const { state } = this.view();
+    const { state, composing } = this.view();
+    if (composing) return this.asker.later(); // an input method is not finished
     const start = state.selection.main.head;
     const { prefix, suffix } = promptWindow(state.doc, start);
     if (!state.selection.main.empty || !(prefix + suffix).trim()) return;

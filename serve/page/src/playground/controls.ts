@@ -15,7 +15,7 @@ export function choice(label: string, options: Record<string, string>, changed: 
   const select = element("select");
   setOptions(select, options);
   select.addEventListener("change", changed);
-  return [element("label", { className: "choice" }, element("span", { textContent: label }), select), select];
+  return [labelled(label, select), select];
 }
 
 /** Replace the options of a select, and keep its value if it is still one of them. */
@@ -109,8 +109,9 @@ function numberField(least: number, most: number, step: number): HTMLInputElemen
   return element("input", { type: "number", min: String(least), max: String(most), step: String(step), autocomplete: "off" });
 }
 
-function labelled(label: string, input: HTMLInputElement, title = ""): HTMLElement {
-  return element("label", { className: "choice", title }, element("span", { textContent: label }), input);
+function labelled(label: string, field: HTMLInputElement | HTMLSelectElement, title = ""): HTMLElement {
+  field.id = `playground-${label.toLowerCase().replace(/\W+/g, "-")}`;
+  return element("div", { className: "choice", title }, element("label", { htmlFor: field.id, textContent: label }), field);
 }
 
 function toggle(input: HTMLInputElement, label: string): HTMLElement {

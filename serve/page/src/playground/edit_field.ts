@@ -1,6 +1,6 @@
 /** A proposed next edit in CodeMirror: the lines that it removes are marked, and those that it adds stand below. */
 
-import { StateEffect, StateField } from "@codemirror/state";
+import { StateEffect, StateField, type Text } from "@codemirror/state";
 import { Decoration, type DecorationSet, EditorView, WidgetType } from "@codemirror/view";
 
 import { element } from "../element";
@@ -20,19 +20,24 @@ export const editField = StateField.define<ShownEdit | null>({
   create: () => null,
   update(shown, transaction) {
     for (const effect of transaction.effects)
-      if (effect.is(setEdit)) return effect.value && { edit: effect.value, marks: marksOf(effect.value, transaction.newDoc.toString()) };
+      if (effect.is(setEdit)) return effect.value && { edit: effect.value, marks: marksOf(effect.value, transaction.newDoc) };
     return transaction.docChanged ? null : shown;
   },
   provide: (field) => EditorView.decorations.from(field, (shown) => shown?.marks ?? Decoration.none),
 });
 
-function marksOf(edit: ProposedEdit, text: string): DecorationSet {
-  const lines = lineDifference(edit, text);
-  const marks = [];
-  if (lines.to > lines.from) marks.push(Decoration.mark({ class: "tp-removed" }).range(lines.from, lines.to));
-  const widget = new AddedLines(lines.added.join("\n"));
-  marks.push(Decoration.widget({ widget, side: 1, block: true }).range(lines.to));
-  return Decoration.set(marks);
+function marksOf(edit: ProposedEdit, doc: Text): DecorationSet {
+  const { from, to, added } = lineDifference(edit, doc.toString());
+  const widget = new AddedLines(added.join("\n"));
+  const marks = [Decoration.widget({ widget, side: 1, block: true }).range(to)];
+  for (let at = from; at <= to; ) {
+    const line = doc.lineAt(at);
+    const start = line.from + line.text.search(/\S|$/);
+    marks.push(Decoration.line({ class: "tp-removed" }).range(line.from));
+    if (start < line.to) marks.push(Decoration.mark({ class: "tp-struck" }).range(start, line.to));
+    at = line.to + 1;
+  }
+  return Decoration.set(marks, true);
 }
 
 class AddedLines extends WidgetType {

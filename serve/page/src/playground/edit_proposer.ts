@@ -1,6 +1,6 @@
 /** Next edits: when they are asked for, shown, accepted and dismissed. */
 
-import type { EditorView, ViewUpdate } from "@codemirror/view";
+import { EditorView, type ViewUpdate } from "@codemirror/view";
 
 import { json } from "../server";
 import { Asker } from "./asker";
@@ -65,7 +65,7 @@ export class EditProposer {
     if (!edits.length) return;
     this.host.progress({ phase: "idle" });
     if (isAutomatic && edits.some((t) => t.isUserEvent("input") || t.isUserEvent("delete"))) this.asker.later(400);
-    else this.asker.stop();
+    else this.asker.abandon();
   }
 
   private hide(): void {
@@ -93,7 +93,8 @@ export class EditProposer {
     const answer = await json<NextEditAnswer>(route, { body, signal, headers: { ...LOW, ...SESSION } });
     if (signal.aborted || this.view().state.doc !== state.doc) return;
     const edit = proposedEdit(answer, text);
-    this.view().dispatch({ effects: setEdit.of(edit) });
+    const scroll = edit ? [EditorView.scrollIntoView(edit.from, { y: "nearest", yMargin: 60 })] : [];
+    this.view().dispatch({ effects: [setEdit.of(edit), ...scroll] });
     this.host.progress({ phase: edit ? "done" : "nothing" });
     this.host.answered(performance.now() - began);
     this.host.announce(edit ? announcement(lineDifference(edit, text)) : "No edit here.");

@@ -41,7 +41,10 @@ const common: Extension = [
   // The characters that text of a model hides are shown in the file as well.
   highlightSpecialChars({
     addSpecialChars: /[\u061c\u180e\u2060-\u206f\ufff9-\ufffb\u{e0001}\u{e0020}-\u{e007f}]/u,
-    render: (code) => element("span", { className: "cm-specialChar", textContent: escaped(String.fromCodePoint(code)) }),
+    render: (code, description) => {
+      const textContent = escaped(String.fromCodePoint(code));
+      return element("span", { className: "cm-specialChar", title: description ?? "", textContent });
+    },
   }),
   history(),
   drawSelection(),

@@ -228,10 +228,15 @@ export class Playground {
   private show(progress: Progress): void {
     this.message.classList.remove("is-problem");
     this.retry.hidden = true;
-    this.message.textContent = progress.phase === "done" ? this.doneText() : PHASES[progress.phase];
+    this.setMessage(progress.phase === "done" ? this.doneText() : PHASES[progress.phase]);
     if (progress.reader && progress.phase !== "growing") this.showFacts(facts(progress.reader, progress.firstTokenMs));
     // A model may have been added while the server was away.
-    if (progress.phase === "done" && !this.models.length) void this.loadModels();
+    if (progress.reader && !this.models.length) void this.loadModels();
+  }
+
+  /** Set the message if it changes: at each key, the browser must have nothing else to draw. */
+  private setMessage(text: string): void {
+    if (this.message.textContent !== text) this.message.textContent = text;
   }
 
   private doneText(): string {
@@ -242,7 +247,7 @@ export class Playground {
   }
 
   private fail(problem: Problem): void {
-    this.message.textContent = problem.text;
+    this.setMessage(problem.text);
     this.message.classList.add("is-problem");
     this.retry.hidden = !problem.needsKey;
     if (this.spoken.textContent !== problem.text) this.spoken.textContent = problem.text;
@@ -261,6 +266,6 @@ export class Playground {
     const n = ghost ? fitting(ghost).length : 0;
     const enabled = [ghost !== null || hasEdit, ghost !== null, n > 1, n > 1, ghost !== null || hasEdit, true];
     this.actions.enable((i) => enabled[i]!);
-    if (ghost && n > 1 && !this.message.classList.contains("is-problem")) this.message.textContent = this.doneText();
+    if (ghost && n > 1 && !this.message.classList.contains("is-problem")) this.setMessage(this.doneText());
   }
 }

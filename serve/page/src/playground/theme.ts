@@ -35,7 +35,8 @@ const frame = EditorView.theme({
   ".tp-ghost .p2": { color: "var(--k1)" },
   ".tp-ghost .p1": { color: "var(--k2)" },
   ".tp-ghost .p0": { color: "var(--bad)", textDecoration: "underline dotted" },
-  ".tp-removed": { backgroundColor: "var(--bad-shade)", textDecoration: `line-through ${mixed("--bad", 60)}` },
+  ".cm-line.tp-removed": { backgroundColor: "var(--bad-shade)" },
+  ".tp-struck": { textDecoration: `line-through ${mixed("--bad", 70)}` },
   ".tp-added": { backgroundColor: "var(--good-shade)", whiteSpace: "pre-wrap", padding: "0 12px 0 8px" },
   ".tp-added .escape": { color: "var(--bad)" },
 });

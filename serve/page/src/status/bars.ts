@@ -34,8 +34,8 @@ export interface Meter {
   update(share: number | undefined, text: string): void;
 }
 
-/** Make a named bar with its value as text. */
-export function meter(name: string): Meter {
+/** Make a named bar with its value as text. If it `warns`, an almost full bar has another colour. */
+export function meter(name: string, warns = true): Meter {
   const fill = element("span", { className: "k1" });
   const bar = element(
     "span",
@@ -48,7 +48,7 @@ export function meter(name: string): Meter {
     update: (share, text) => {
       const percent = Math.round(100 * Math.min(1, share ?? 0));
       setWidth(fill, percent / 100);
-      fill.classList.toggle("full", percent >= 95);
+      fill.classList.toggle("full", warns && percent >= 95);
       setAttribute(bar, "aria-valuenow", String(percent));
       setAttribute(bar, "aria-valuetext", text);
       setText(value, text);

@@ -33,7 +33,11 @@ export interface Chart {
 /** Make a chart; `onInspect` is called with the time under the pointer. */
 export function chart(options: ChartOptions, onInspect: (time: number | undefined) => void): Chart {
   const { curves, format } = options;
-  const lines = curves.map((c) => [svg("path", `area ${c.colour}`), svg("path", `line ${c.colour}`)] as const);
+  const paths = curves.map((c) => ({
+    area: svg("path", `area ${c.colour}`),
+    line: svg("path", `line ${c.colour}`),
+    dots: svg("path", `dots ${c.colour}`),
+  }));
   const cursor = svg("path", "cursor");
   const drawing = svg("svg", "");
   for (const [name, value] of Object.entries({
@@ -44,7 +48,7 @@ export function chart(options: ChartOptions, onInspect: (time: number | undefine
   })) {
     drawing.setAttribute(name, value);
   }
-  drawing.append(...lines.flat(), cursor);
+  drawing.append(...paths.flatMap((p) => Object.values(p)), cursor);
   const end = element("span", { className: "axis-top" });
   const plot = element(
     "div",
@@ -98,10 +102,11 @@ export function chart(options: ChartOptions, onInspect: (time: number | undefine
       found = curves.map((c) => points(samples, (s) => c.valueOf(s)));
       const highest = Math.max(0, ...found.flat().map((p) => p.value));
       const top = "fixed" in options.top ? options.top.fixed : axisEnd(highest, options.top.least);
-      for (const [i, [area, line]] of lines.entries()) {
-        const path = curve(found[i]!, newest, top, HEIGHT);
-        area.setAttribute("d", path.area);
-        line.setAttribute("d", path.line);
+      for (const [i, { area, line, dots }] of paths.entries()) {
+        const drawn = curve(found[i]!, newest, top, HEIGHT);
+        area.setAttribute("d", drawn.area);
+        line.setAttribute("d", drawn.line);
+        dots.setAttribute("d", drawn.dots);
       }
       setText(end, format(top));
       setAttribute(plot, "aria-label", description(options, found));

@@ -82,8 +82,7 @@ export function eventLog(): Part<StatusAnswer> {
       { className: e.level },
       element("time", {}, clock(e.time)),
       element("span", { className: "event-level" }, e.level),
-      element("b", {}, e.model),
-      element("span", {}, e.text),
+      element("span", {}, ...(e.model && !e.text.includes(e.model) ? [element("b", {}, e.model), " "] : []), e.text),
     );
     return { element: item, update: () => undefined };
   });

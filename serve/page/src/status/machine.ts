@@ -10,6 +10,8 @@ interface Quantity {
   name: string;
   share: number | undefined;
   text: string;
+  /** Whether it should not become full. */
+  isLimited: boolean;
 }
 
 /** Return what the machine's meters show. */
@@ -32,18 +34,18 @@ export function quantities({ machine, models, samples }: StatusAnswer): Quantity
 
 function percentage(name: string, percent: number | undefined): Quantity {
   const isKnown = percent !== undefined;
-  return { name, share: isKnown ? percent / 100 : undefined, text: isKnown ? `${Math.round(percent)} %` : NOTHING };
+  return { name, share: isKnown ? percent / 100 : undefined, text: isKnown ? `${Math.round(percent)} %` : NOTHING, isLimited: false };
 }
 
 function ofWhole(name: string, part: number, whole: number, more: string): Quantity {
-  return { name, share: whole ? part / whole : undefined, text: `${bytes(part)} of ${bytes(whole)}${more}` };
+  return { name, share: whole ? part / whole : undefined, text: `${bytes(part)} of ${bytes(whole)}${more}`, isLimited: true };
 }
 
 /** Make the meters. */
 export function machine(): Part<StatusAnswer> {
   const box = element("div", { className: "meters" });
-  const meters = new KeyedParts<[number, Quantity]>(box, ([i, q]) => `${i} ${q.name}`, ([, { name }]) => {
-    const made = meter(name);
+  const meters = new KeyedParts<[number, Quantity]>(box, ([i, q]) => `${i} ${q.name}`, ([, { name, isLimited }]) => {
+    const made = meter(name, isLimited);
     return { element: made.element, update: ([, q]) => made.update(q.share, q.text) };
   });
   return { element: box, update: (status) => meters.update([...quantities(status).entries()]) };

@@ -40,7 +40,7 @@ export function requests(): Part<StatusAnswer> {
   let all: RequestTimes[] = [];
   let longest = 0;
   const columns: Column<RequestTimes>[] = [
-    { head: "Time", kind: "number", text: (r) => clock(r.time), sortBy: (r) => r.time },
+    { head: "Time", text: (r) => clock(r.time), sortBy: (r) => r.time },
     { head: "Total", kind: "number", text: (r) => duration(r.total), sortBy: (r) => r.total },
     {
       head: "Spent on",

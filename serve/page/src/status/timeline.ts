@@ -12,6 +12,13 @@ export interface Point {
   value: number;
 }
 
+/** Paths in SVG's notation. */
+export interface Paths {
+  area: string;
+  line: string;
+  dots: string;
+}
+
 /** Append newer samples and drop those that are older than the window. */
 export function appended(known: readonly StatusSample[], more: readonly StatusSample[]): StatusSample[] {
   const last = known.at(-1)?.time ?? -Infinity;
@@ -56,20 +63,25 @@ export function runs(all: readonly Point[]): Point[][] {
 }
 
 /**
- * Return SVG paths of a curve and of the area below it, in a box of WINDOW × `height` whose right edge is `end`.
- * A lone point becomes a line of no length, which round caps show as a dot.
+ * Return SVG paths of a curve, of the area below it and of its lone points, in a box of WINDOW × `height` whose right
+ * edge is `end`. A lone point is a line of no length, which round caps show as a dot.
  */
-export function curve(all: readonly Point[], end: number, top: number, height: number): { line: string; area: string } {
+export function curve(all: readonly Point[], end: number, top: number, height: number): Paths {
   let line = "";
   let area = "";
+  let dots = "";
   const round = (n: number): string => String(Math.round(n * 100) / 100);
   for (const run of runs(all)) {
     const at = run.map((p) => `${round(WINDOW - (end - p.time))} ${round(height - (p.value / top) * height)}`);
     const x = (p: Point): string => round(WINDOW - (end - p.time));
-    line += `M${at.join("L")}${at.length === 1 ? "h0" : ""}`;
+    if (at.length === 1) {
+      dots += `M${at[0]}h0`;
+      continue;
+    }
+    line += `M${at.join("L")}`;
     area += `M${x(run[0]!)} ${height}L${at.join("L")}L${x(run.at(-1)!)} ${height}Z`;
   }
-  return { line, area };
+  return { area, line, dots };
 }
 
 /** Return the point that is nearest to a time, within the longest gap. */
