@@ -243,7 +243,7 @@ def test_model_file_and_server_complete_alike(demo_gguf: Path, live: Live, tmp_p
     assert here.stdout == there.stdout != ""
 
 
-def test_file_that_is_no_model_is_an_error(file: str) -> None:
+def test_other_file_than_a_model_is_an_error(file: str) -> None:
     done = completed(file, "--line", "1", "--model-file", file)
     assert (done.exit_code, done.stdout) == (2, "")
     assert file in done.stderr

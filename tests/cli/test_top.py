@@ -127,7 +127,7 @@ class Terminal:
         fcntl.ioctl(self.theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
 
     def echoes(self) -> bool:
-        """Whether the terminal shows what is typed."""
+        """Return whether the terminal shows what is typed."""
         import termios
 
         return bool(termios.tcgetattr(self.theirs)[3] & termios.ECHO)

@@ -87,10 +87,11 @@ def test_options_reach_the_model() -> None:
     with running(FakeDecoder(script("x"))) as server:
         completed(
             ServerConnection(f"http://127.0.0.1:{server.port}"), 2,
-            max_tokens=3, temperature=0.5, seed=7, single_line=True, seconds=9.0,
+            max_tokens=3, temperature=0.5, top_p=0.9, seed=7, single_line=True, seconds=9.0,
         )  # fmt: skip
         first, second = server.runner.seen
     assert (first.max_tokens, first.sampling.temperature, first.sampling.seed) == (3, 0.5, 7)
+    assert first.sampling.top_p == 0.9
     assert first.stop.single_line
     assert first.deadline == 9.0
     assert second.sampling.stream == 1
@@ -189,7 +190,7 @@ def test_http_errors_have_message_and_hint(
         ([], "ended before the completion"),
     ],
 )
-def test_answer_that_is_no_completion_is_an_error(events: list[Any], message: str) -> None:
+def test_other_answer_than_a_completion_is_an_error(events: list[Any], message: str) -> None:
     with answering(streaming(*events)) as server, pytest.raises(AnswerUnreadable, match=message):
         completed(server)
 

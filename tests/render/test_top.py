@@ -65,13 +65,13 @@ def test_server_without_measurements_shows_none() -> None:
 
 def test_memory_and_gpus_have_bars() -> None:
     found = text()
-    assert "████······ 6.0 GB of 16.0 GB, server 2.0 GB, models at most 12.0 GB" in found
+    assert "████······ 6.0 GB of 16.0 GB, server 2.0 GB, models ≤ 12.0 GB" in found
     assert line_of("GPU 0", found).endswith(
         "████······ 43 %, ██········ 4.0 GB of 24.0 GB, NVIDIA L4"
     )
 
 
-def test_slots_show_what_they_do() -> None:
+def test_each_slot_has_a_character() -> None:
     assert "█▒·· 2/4" in text()
     many = [slot(i, request=i) for i in range(40)]
     assert f"{'▒' * 16} 40/40" in text(120, models=[served_model(slots=many)])
@@ -105,6 +105,12 @@ def test_requests_and_events_are_shown_newest_first() -> None:
     assert [t.style for t in totals] == ["yellow", ""]
     assert [line.text.split(": ")[1] for line in lines[-2:]] == ["failed", "loading"]
     assert lines[-2].style == "red"
+
+
+def test_event_names_its_model_once() -> None:
+    events = [server_event(1, "loaded a", model="a"), server_event(2, "x", model="b")]
+    lines = shown(events=events)
+    assert [line.text[10:] for line in lines[-2:]] == ["b: x", "loaded a"]
 
 
 def test_refused_request_shows_its_status() -> None:

@@ -45,6 +45,7 @@ class CursorRequest:
     n: int = 1
     max_tokens: int | None = None
     temperature: float | None = None
+    top_p: float | None = None
     seed: int | None = None
     single_line: bool = False
     seconds: float = 300.0
@@ -56,8 +57,8 @@ class CursorRequest:
         t = self.text
         return {
             "segments": {"prefix": t.prefix, "suffix": t.suffix, "filepath": t.filename},
-            "n": self.n, "max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
-            "single_line": self.single_line, "deadline_ms": 1000 * self.seconds, "model": self.model,
+            "n": self.n, "max_tokens": self.max_tokens, "temperature": self.temperature, "top_p": self.top_p,
+            "seed": self.seed, "single_line": self.single_line, "deadline_ms": 1000 * self.seconds, "model": self.model,
             "stream": True, "stream_options": {"include_usage": True},
         }  # fmt: skip
 

@@ -122,7 +122,7 @@ class ServerConnection:
     def _stream(
         self, path: str, body: Mapping[str, Any] | None, seconds: float
     ) -> Iterator[EngineStream]:
-        """Send a request; its answer, which is no error, is read in the block. Raise what reading raises as ours."""
+        """Send a request whose answer is read in the block; raise our errors if it fails there, or is an error."""
         stream = EngineStream(self._client)
         self._open.add(stream)
         if self._is_closed:

@@ -47,6 +47,10 @@ class CompleteArguments:
         "--temperature", min=0, show_default="that of the server", help="Sampling temperature. 0 always takes the "
         "most likely token.",
     )] = None
+    top_p: Annotated[float | None, typer.Option(
+        "--top-p", min=0, max=1, show_default="that of the server", help="Total probability of the tokens to sample "
+        "from. Several completions differ only with a larger value than the default, and a higher temperature.",
+    )] = None
     seed: Annotated[int | None, typer.Option(
         "--seed", show_default=False, help="Random seed that makes completions repeatable.",
     )] = None
@@ -79,15 +83,16 @@ class CompleteArguments:
 def complete(given: CompleteArguments) -> None:
     """Print a completion at a place in a file.
 
-    It comes from a running server (turbopilot serve), or with --model-file from a model that is loaded for this one
-    request. It is printed while it is generated, and in a pipe nothing is added to it. Several completions (-n) are
-    printed at the end, with a blank line between them; for scripts, give --null or --json.
+    A running server generates it (turbopilot serve), or with --model-file a model that is loaded for this one
+    request. The text is printed while it is generated. In a pipe it is exact, without an added line break; on a
+    terminal, control characters are escaped. Several completions (-n) are printed at the end, with a blank line between
+    them; for scripts, give --null or --json.
 
-    Lines end with LF or CR LF. A column counts characters, not bytes or screen columns: Vim's charcol('.').
+    Lines end with LF or CR LF. Columns count characters, not bytes: Vim's charcol('.'), or Emacs' column plus 1.
 
     Example: turbopilot complete main.py --line 10
 
-    Example: turbopilot complete main.py --line 10 --column 4 -n 3 --json
+    Example: turbopilot complete main.py --line 10 --column 4 -n 3 --top-p 0.95 --temperature 0.8
 
     Example: turbopilot complete main.py --line 10 --model-file demo
 
@@ -99,7 +104,8 @@ def complete(given: CompleteArguments) -> None:
 
     text = read_at(given.file, given.line, given.column, given.filename)
     request = CursorRequest(
-        text, given.n, given.max_tokens, given.temperature, given.seed, given.single_line, given.timeout, given.model
+        text, given.n, given.max_tokens, given.temperature, given.top_p, given.seed,
+        single_line=given.single_line, seconds=given.timeout, model=given.model,
     )  # fmt: skip
     with closing(_chunks(given, request)) as chunks:
         if given.as_json:

@@ -88,9 +88,12 @@ def _machine(m: MachineStatus, newest: StatusSample | None) -> Iterator[ScreenLi
     taken = m["memory_total"] - m["memory_free"]
     cpu = f"{_load(newest.get('cpu') if newest else None)} of {m['cores']} cores"
     yield _row("CPU", cpu)
-    used, limit = _size(m["process_memory"]), _size(m["model_memory_limit"])
-    memory = f"{_used(taken, m['memory_total'])}, server {used}, models at most {limit}"
-    yield _row("memory", memory)
+    memory = [_used(taken, m["memory_total"])]
+    if used := m.get("process_memory"):
+        memory.append(f"server {_size(used)}")
+    if limit := m.get("model_memory_limit"):
+        memory.append(f"models ≤ {_size(limit)}")
+    yield _row("memory", ", ".join(memory))
     for i, gpu in enumerate(m["gpus"][:_MOST_MODELS]):
         taken = gpu["memory_total"] - gpu["memory_free"]
         name = shortened(gpu["name"], _MOST_NAME)
@@ -201,7 +204,7 @@ def _events(found: StatusHistory) -> Iterator[ScreenLine]:
         yield ScreenLine("")
         yield ScreenLine("events", "bold")
     for e in found.events[::-1][:_MOST_EVENTS]:
-        about = f"{shortened(e['model'], _MOST_NAME)}: " if e["model"] else ""
+        about = "" if e["model"] in e["text"] else f"{shortened(e['model'], _MOST_NAME)}: "
         text = f"{_clock(e['time'])}  {about}{shortened(e['text'], _MOST_TEXT)}"
         yield ScreenLine(text, _STYLES[e["level"]])
 
