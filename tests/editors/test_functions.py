@@ -24,7 +24,7 @@ BEFORE = "def f():\n\tü = '汉"  # the cursor is after it
 AFTER = "😀'\n    # end\n"
 
 # Completes a file with these settings; writes the editor's messages beside it.
-RunEditor = Callable[[Path, Path], subprocess.CompletedProcess[str]]
+RunEditor = Callable[[str, Path, Path], None]
 
 
 def on_path(folder: Path) -> dict[str, str]:
@@ -36,28 +36,27 @@ def on_path(folder: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8"}
 
 
-def run_vim(settings: Path, file: Path) -> subprocess.CompletedProcess[str]:
+def run_vim(program: str, settings: Path, file: Path) -> None:
     """Press Ctrl-L after the seventh character of the second line."""
     keys = 'exe "normal 2G06la\\<C-L>"'
-    return subprocess.run(
-        ["vim", "-N", "-u", str(settings), "-i", "NONE", "-n", "-es", str(file), "-c", "set autoindent", "-c", keys,
-         "-c", f"redir! > {file}.log", "-c", "silent messages", "-c", "wq"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=100, env=on_path(file.parent),
+    subprocess.run(
+        [program, "--cmd", "set nocompatible encoding=utf-8", "-u", str(settings), "-i", "NONE", "-n", "-es", str(file),
+         "-c", "set autoindent", "-c", keys, "-c", f"redir! > {file}.log", "-c", "silent messages", "-c", "wq"],
+        stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=100, env=on_path(file.parent),
     )  # fmt: skip
 
 
-def run_emacs(settings: Path, file: Path) -> subprocess.CompletedProcess[str]:
+def run_emacs(program: str, settings: Path, file: Path) -> None:
     """Call the command after the seventh character of the second line."""
     keys = "(forward-line 1) (forward-char 7)"
     shown = '(user-error (message "%s" (error-message-string e)))'  # as outside of batch mode
     call = f"(condition-case e (turbopilot-complete) {shown})"
     command = f"(progn (goto-char (point-min)) {keys} {call} (save-buffer))"
     done = subprocess.run(
-        ["emacs", "--batch", "-Q", "-l", str(settings), str(file), "--eval", command],
+        [program, "--batch", "-Q", "-l", str(settings), str(file), "--eval", command],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=100, env=on_path(file.parent),
     )  # fmt: skip
     Path(f"{file}.log").write_text(done.stderr)
-    return done
 
 
 @dataclass(frozen=True)
@@ -78,13 +77,18 @@ class Case:
         settings, file = folder / self.settings, folder / "a.py"
         settings.write_text(fill(entry.settings[0], target), "utf-8")
         file.write_text(BEFORE + AFTER, "utf-8")
-        self.run(settings, file)
+        self.run(self.program, settings, file)
         return file.read_text("utf-8"), Path(f"{file}.log").read_text("utf-8")
 
 
-@pytest.fixture(params=[
-    Case("vim", "vim-function", "v.vim", run_vim), Case("emacs", "emacs-function", "e.el", run_emacs),
-], ids=lambda c: c.program)  # fmt: skip
+CASES = (
+    Case("vim", "vim-function", "v.vim", run_vim),
+    Case("nvim", "vim-function", "v.vim", run_vim),
+    Case("emacs", "emacs-function", "e.el", run_emacs),
+)
+
+
+@pytest.fixture(params=CASES, ids=lambda c: c.program)
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found
