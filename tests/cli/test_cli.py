@@ -18,7 +18,8 @@ from turbopilot.cli import app
 
 ROOT = Path(__file__).parents[2]
 VERBS = (
-    "download", "convert", "imatrix", "quantize", "verify", "serve", "editors", "inspect", "bench", "doctor",
+    "download", "convert", "imatrix", "quantize", "verify", "serve", "complete", "top", "editors", "inspect", "bench",
+    "doctor",
 )  # fmt: skip
 
 

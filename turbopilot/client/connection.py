@@ -48,6 +48,9 @@ class ServerConnection:
         key: API key to send; "" for none. Of several keys with spaces between them, as `serve` accepts them in
             TURBOPILOT_API_KEY, the first is sent.
         otherwise: what else to do if no server answers, for the hint.
+
+    Attributes:
+        url: its URL, without /v1.
     """
 
     def __init__(self, url: str, key: str = "", otherwise: str = "") -> None:
@@ -56,11 +59,13 @@ class ServerConnection:
             raise InvalidInput(
                 "--api-key: must be printable ASCII", hint="give a key of `turbopilot serve`"
             )
-        self.url = url
+        address = EngineAddress.parse(url, "--url")
+        self.url = address.name
         self._otherwise = f"; {otherwise}" if otherwise else ""
         self._open: set[EngineStream] = set()
         self._is_closed = False
-        self._client = EngineClient(EngineAddress.parse(url, "--url"), key)
+        self._client = EngineClient(address, key)
+        self._client.close()  # from now on it keeps no connection for a further request
 
     def get(self, path: str, seconds: float) -> bytes:
         """Return the answer to a GET request.
@@ -102,7 +107,7 @@ class ServerConnection:
         """
         until = time.monotonic() + seconds
         with self._stream(path, body, seconds) as stream:
-            while line := stream.line(seconds if renews else max(0.001, until - time.monotonic())):
+            while line := stream.line(seconds if renews else _left(until)):
                 name, _, value = line.partition(b":")
                 if name == b"data":
                     yield value.strip()
@@ -112,13 +117,12 @@ class ServerConnection:
         self._is_closed = True
         for stream in tuple(self._open):
             stream.cancel()
-        self._client.close()
 
     @contextmanager
     def _stream(
         self, path: str, body: Mapping[str, Any] | None, seconds: float
     ) -> Iterator[EngineStream]:
-        """Send a request; its answer, which is no error, is read in the block. Raise what reading raises as ours."""
+        """Send a request whose answer is read in the block; raise our errors if it fails there, or is an error."""
         stream = EngineStream(self._client)
         self._open.add(stream)
         if self._is_closed:
@@ -150,6 +154,13 @@ class ServerConnection:
             hint="start one with `turbopilot serve`, or give its address with --url"
             + self._otherwise,
         )
+
+
+def _left(until: float) -> float:
+    """Return the seconds until a time; raise TimeoutError if it has passed."""
+    if (left := until - time.monotonic()) > 0:
+        return left
+    raise TimeoutError
 
 
 def refusal(where: str, status: int, body: bytes) -> ServeError | InvalidInput:

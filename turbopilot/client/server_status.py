@@ -111,7 +111,7 @@ class StatusFollower:
                 self._follow()
                 self.failure = "the server has ended the stream"
             except TurboPilotError as e:
-                self.failure = e.message
+                self.failure = e.message.removeprefix(self._server.url).removeprefix(": ")
             self._closed.wait(_RETRY_SECONDS)
 
     def _follow(self) -> None:

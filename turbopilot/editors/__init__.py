@@ -86,7 +86,7 @@ def find(name: str) -> tuple[Editor, ...]:
     >>> [e.name for e in find("llama.vim")]
     ['llama-vim']
     >>> [e.name for e in find("Emacs")]
-    ['minuet-el', 'copilot-el']
+    ['emacs-function', 'minuet-el', 'copilot-el']
     >>> find("nonesuch")
     ()
     """

@@ -32,7 +32,8 @@ class TableColumns:
         """Return the lines of the table, its headings first, and the headings of the columns left out."""
         everything = [self.headings, *rows]
         widths = {
-            name: max(_width(row[i]) for row in everything) for i, name in enumerate(self.headings)
+            name: max(text_width(row[i]) for row in everything)
+            for i, name in enumerate(self.headings)
         }
         widest_text = widths.get(self.text, 0)
         if self.text:
@@ -63,13 +64,13 @@ class TableColumns:
             if name not in widths:
                 continue
             shown = cut(cell, widths[name]) if name == self.text else cell
-            blank = " " * (widths[name] - _width(shown))
+            blank = " " * (widths[name] - text_width(shown))
             is_left = name in (self.headings[0], self.text) or name in self.left
             cells.append(shown + blank if is_left else blank + shown)
         return GAP.join(cells).rstrip()
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
     """Return the columns that a text takes on a terminal: two for each Chinese, Japanese or Korean character."""
     return sum(_character_width(c) for c in text)
 
@@ -82,10 +83,10 @@ def _character_width(character: str) -> int:
 
 def cut(text: str, width: int) -> str:
     """Return the text, ended with … between two words if it is too long; inside a word only if that is the first."""
-    if _width(text) <= width:
+    if text_width(text) <= width:
         return text
     kept = text
-    while _width(kept) >= width:
+    while text_width(kept) >= width:
         kept = kept[:-1]
     between = kept if text[len(kept)] == " " else kept.rpartition(" ")[0]
     return (between or kept).rstrip(" ,;:") + "…"

@@ -65,7 +65,12 @@ def screen(
         room = height - len(head) - len(models) - len(events)
     requests = list(_requests(found.requests, width, room))
     lines = [*head, *models, *requests, *events]
-    return [ScreenLine(cut(console.printable(text), width), style) for text, style in lines]
+    return [ScreenLine(_fitted(text, width), style) for text, style in lines]
+
+
+def _fitted(text: str, width: int) -> str:
+    """Return a text on one line of this width, without control characters."""
+    return cut(console.printable(shortened(text, 2 * width))[: 2 * width], width)
 
 
 def _head(found: StatusHistory, url: str, width: int, failure: str) -> Iterator[ScreenLine]:
@@ -73,9 +78,7 @@ def _head(found: StatusHistory, url: str, width: int, failure: str) -> Iterator[
     up = duration(max(0.0, s["time"] - s["started"]))
     yield ScreenLine(f"TurboPilot {s['version']} at {url}, up {up}", "bold")
     if failure:
-        yield ScreenLine(
-            f"no answer since {_clock(s['time'])}, trying again: {failure}", "bold red"
-        )
+        yield ScreenLine(f"gone since {_clock(s['time'])}, trying again: {failure}", "bold red")
     newest = found.samples[-1] if found.samples else None
     yield from _machine(s["machine"], newest)
     yield from _activity(found.samples, width)
@@ -85,10 +88,12 @@ def _machine(m: MachineStatus, newest: StatusSample | None) -> Iterator[ScreenLi
     taken = m["memory_total"] - m["memory_free"]
     cpu = f"{_load(newest.get('cpu') if newest else None)} of {m['cores']} cores"
     yield _row("CPU", cpu)
-    yield _row(
-        "memory", f"{_used(taken, m['memory_total'])}, of it this server {_size(m['process_memory'])}; "
-        f"limit for models {_size(m['model_memory_limit'])}",
-    )  # fmt: skip
+    memory = [_used(taken, m["memory_total"])]
+    if used := m.get("process_memory"):
+        memory.append(f"server {_size(used)}")
+    if limit := m.get("model_memory_limit"):
+        memory.append(f"models ≤ {_size(limit)}")
+    yield _row("memory", ", ".join(memory))
     for i, gpu in enumerate(m["gpus"][:_MOST_MODELS]):
         taken = gpu["memory_total"] - gpu["memory_free"]
         name = shortened(gpu["name"], _MOST_NAME)
@@ -102,29 +107,30 @@ def _activity(samples: Sequence[StatusSample], width: int) -> Iterator[ScreenLin
     if not samples:
         return
     newest = samples[-1]
-    yield _past(
-        "prefill", _speed(newest["prefill_speed"]), [s["prefill_speed"] for s in samples], width
-    )
-    yield _past(
-        "decode", _speed(newest["decode_speed"]), [s["decode_speed"] for s in samples], width
-    )
+    queue = f"{newest['running']} running, {newest['waiting']} waiting"
+    waiting = [min(s["waiting"], _MOST_BYTES) for s in samples]
+    yield _past("requests", queue, waiting, width)
+    prefill = [s["prefill_speed"] for s in samples]
+    yield _past("prefill", _speed(prefill[-1]), prefill, width)
+    decode = [s["decode_speed"] for s in samples]
+    yield _past("decode", _speed(decode[-1]), decode, width)
     waits = [s.get("first_token_ms") for s in samples]
     yield _past("first token", _last(waits, milliseconds), waits, width)
     cached = [s.get("cached_share") for s in samples]
-    yield _past("cached", _last(cached, _percent), cached, width)
+    yield _past("cached", _last(cached, _percent), cached, width, most=1.0)
     accepted = [s.get("accepted_share") for s in samples]
-    yield _past("drafts", _last(accepted, _percent), accepted, width)
-    queue = f"{newest['running']} running, {newest['waiting']} waiting"
-    yield _past("requests", queue, [float(min(s["waiting"], _MOST_BYTES)) for s in samples], width)
+    yield _past("drafts", _last(accepted, _percent), accepted, width, most=1.0)
 
 
 def _row(name: str, text: str) -> ScreenLine:
     return ScreenLine(f"{name:<{_NAME}}{text}")
 
 
-def _past(name: str, now: str, values: Sequence[float | None], width: int) -> ScreenLine:
+def _past(
+    name: str, now: str, values: Sequence[float | None], width: int, most: float | None = None
+) -> ScreenLine:
     room = min(width - _NAME - _VALUE, _MOST_HISTORY)
-    return _row(name, f"{now:<{_VALUE}}{history(values, room)}".rstrip())
+    return _row(name, f"{now:<{_VALUE}}{history(values, room, most)}".rstrip())
 
 
 def _models(models: Sequence[ServedModelStatus], width: int) -> Iterator[ScreenLine]:
@@ -198,7 +204,7 @@ def _events(found: StatusHistory) -> Iterator[ScreenLine]:
         yield ScreenLine("")
         yield ScreenLine("events", "bold")
     for e in found.events[::-1][:_MOST_EVENTS]:
-        about = f"{shortened(e['model'], _MOST_NAME)}: " if e["model"] else ""
+        about = "" if e["model"] in e["text"] else f"{shortened(e['model'], _MOST_NAME)}: "
         text = f"{_clock(e['time'])}  {about}{shortened(e['text'], _MOST_TEXT)}"
         yield ScreenLine(text, _STYLES[e["level"]])
 
