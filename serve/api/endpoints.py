@@ -244,7 +244,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "pageFile", "Operators", "Get a file of the page.",
-        _GET, ("/page/{file}",), answer="text/javascript, text/css, image/svg+xml, text/html", is_open=True,
+        _GET, ("/page/{file}",), answer="text/javascript, text/css, image/svg+xml, text/html, text/plain", is_open=True,
     ),
     Endpoint(
         "health", "Operators", "Check whether the server accepts requests. Does not wait for the engine.",

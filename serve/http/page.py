@@ -24,6 +24,7 @@ _TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
+    ".txt": "text/plain; charset=utf-8",
 }
 # The page loads only its own files and asks only this server. No other page may embed it or read its files.
 HEADERS: Final = {

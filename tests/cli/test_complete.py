@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 from tests.cli.test_terminal import on_terminal
 from tests.client.test_completion import chunk, streaming
 from tests.clients.live import Live

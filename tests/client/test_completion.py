@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 from serve.upstream.client import MOST_LINE
 from tests.support.engines import EngineExchange, FakeEngine, always
 from tests.support.fakes import FakeDecoder, around_the_cursor, script

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.settings import SecurityOptions
+from serve.security_options import SecurityOptions
 from tests.support.fakes import FakeDecoder, around_the_cursor
 from tests.support.serving import Running, running
 from turbopilot.editors import DEFAULT_MODEL, Target, address_of, fill, find
