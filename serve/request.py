@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from serve.sampling.healing import Healing
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "error"]
+EndDetail: TypeAlias = Literal["", "superseded", "deadline"]
 
 # Outside this range, dividing logits by the temperature could overflow or underflow. Below it, only the most likely
 # token has any probability; above it, all tokens are equally likely.
@@ -171,6 +172,7 @@ class Usage:
         confirmed_tokens: those of `accepted_tokens` that came from the client's prediction.
         prompt_seconds: from the start of prefill to the first token.
         predict_seconds: from the first token to the last.
+        queue_seconds: from the submission to the start of prefill; None if it was not reached, or is unknown.
     """
 
     prompt_tokens: int
@@ -182,6 +184,7 @@ class Usage:
     predict_seconds: float = 0.0
     predicted_tokens: int = 0
     confirmed_tokens: int = 0
+    queue_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,12 +231,14 @@ class Finished:
         reason: why the request ended; "length" also means that the deadline passed.
         error: set if `reason` is "error".
         stop_string: the stop string that ended the text, or "".
+        how: a more precise reason, or "".
     """
 
     reason: FinishReason
     usage: Usage
     error: TurboPilotError | None = None
     stop_string: str = ""
+    how: EndDetail = ""
 
 
 Event: TypeAlias = "TextDelta | PromptScored | Finished"

@@ -56,8 +56,8 @@ OWNERS = {
     "tokenizers": {"converters/tokenizer/trial_child.py", "turbopilot/verify/reference_tokenizer.py"},
     "flask": {
         "serve/http/app.py", "serve/http/errors.py", "serve/http/respond.py", "serve/http/views.py",
-        "serve/http/request_log.py", "serve/http/page.py", "serve/http/security/hooks.py",
-        "serve/http/status_views.py",
+        "serve/http/request_log.py", "serve/http/request_times.py", "serve/http/page.py",
+        "serve/http/security/hooks.py", "serve/http/status_views.py", "serve/http/editors_view.py",
     },
     "waitress": {"serve/http/server.py", "serve/http/channel.py"},
     "pydantic": {"serve/api/"},

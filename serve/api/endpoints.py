@@ -37,7 +37,13 @@ from serve.api.models import (
 )
 from serve.api.next_edit import NextEditRequest
 from serve.api.ollama import OllamaChatRequest, OllamaRequest
-from serve.api.status import SettingsAnswer, StatusAnswer
+from serve.api.status import (
+    EditorsAnswer,
+    ModelChange,
+    ModelChanged,
+    SettingsAnswer,
+    StatusAnswer,
+)
 
 TAGS: Final = {
     "OpenAI": "OpenAI's API: models, and legacy completions, which FauxPilot's and Tabby's clients use as well.",
@@ -78,7 +84,7 @@ class Endpoint:
     methods: tuple[str, ...]
     paths: tuple[str, ...]
     requests: tuple[type[Dialect], ...] = ()
-    body: type[ShowRequest | ModelRequest | LoraAdapterScales] | None = None
+    body: type[ShowRequest | ModelRequest | LoraAdapterScales | ModelChange] | None = None
     query: tuple[tuple[str, str], ...] = ()
     answer: Any = None
     streams: bool = False
@@ -207,7 +213,7 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "nextEditMetrics", "Next edits",
-        "Report that an edit was shown, accepted or dismissed. The server discards these reports.",
+        "Report that an edit was shown, accepted or dismissed. The server counts these reports.",
         _POST, ("/backend/track_autocomplete_metrics",),
     ),
     Endpoint(
@@ -216,12 +222,21 @@ ENDPOINTS: Final = (
     ),
     Endpoint(
         "tabbyEvents", "Tabby",
-        "Report that a completion was shown, accepted or dismissed. The server discards these events.",
+        "Report that a completion was shown, accepted or dismissed. The server counts these events.",
         _POST, ("/v1/events",),
     ),
     Endpoint(
         "copilotToken", "Copilot", "Get a token for Copilot's plugins.",
         _GET, ("/copilot_internal/v2/token",), answer=CopilotToken,
+    ),
+    Endpoint(
+        "statusEditors", "Operators",
+        "Get the settings of all editors for this server, with a request of each to check them.",
+        _GET, ("/status/editors",), answer=EditorsAnswer,
+        query=(
+            ("model", "Name of the model in the settings; by default that of the default model."),
+            ("scheme", "`https` if clients reach the server through a proxy that speaks TLS; by default `http`."),
+        ),
     ),
     Endpoint(
         "index", "Operators", "Get the page if the header Accept prefers HTML and the page is on, else a line of text.",
@@ -253,6 +268,15 @@ ENDPOINTS: Final = (
     Endpoint(
         "statusSettings", "Operators", "Get the server's options; of secrets, only whether they are set.",
         _GET, ("/status/settings",), answer=SettingsAnswer,
+    ),
+    Endpoint(
+        "loadModel", "llama.cpp", "Load a model; the response comes when it is loaded. A loaded model stays as it is.",
+        _POST, ("/models/load",), body=ModelChange, answer=ModelChanged,
+    ),
+    Endpoint(
+        "unloadModel", "llama.cpp",
+        "Unload a model, which ends its requests with an error. The next request for it loads it again.",
+        _POST, ("/models/unload",), body=ModelChange, answer=ModelChanged,
     ),
     Endpoint(
         "openapi", "Operators", "Get this document.", _GET, ("/openapi.json",), answer="application/json"

@@ -16,6 +16,7 @@ from serve.api.health import HealthAnswer
 from serve.api.llama_state import SlotsAnswer
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.sampling import SERVER_DEFAULT
+from serve.api.status import ModelChange
 from serve.settings import MAX_BODY_BYTES, Defaults
 from turbopilot.base.version import __version__
 
@@ -200,6 +201,7 @@ def _operation(e: Endpoint, path: str) -> dict[str, Any]:
     statuses |= next((why for name, why in _ABSENT.items() if name in path), {})
     statuses |= _REFUSED if e.refusal else {}
     statuses |= _LOADED if e.body and issubclass(e.body, ModelRequest) else {}
+    statuses |= {**_LOADED, **_ABSENT["{name}"]} if e.body is ModelChange else {}
     statuses |= _BUSY if e.answer is SlotsAnswer else _WATCHED if e.streams else {}
     for status, what in sorted(statuses.items()):
         answers[str(status)] = {"description": what, "content": _json(error)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 from typing_extensions import NotRequired, TypedDict
@@ -111,10 +111,12 @@ class GpuStatus(TypedDict):
 
 
 class RequestTimes(TypedDict):
-    """Durations of one finished request in milliseconds, and its tokens; never its text.
+    """Durations of one finished completion request in milliseconds, and its tokens; never its text.
 
     `total` = `load` (waiting for the model) + `queue` + `prefill` + `decode` + `other` (reading the request, building
-    the prompt, and sending the answer). `why` says in a few words what took most of the time if it was slow.
+    the prompt, and sending the answer). If it ended before its first token, the stage that it had reached has the
+    time. `why` says in a few words what took most of the time if it was slow: longer than twice the median of earlier
+    requests. `time` is that of its end.
     """
 
     id: str
@@ -152,7 +154,11 @@ class ServerEvent(TypedDict):
 
 
 class AcceptedShare(TypedDict):
-    """Completions that a client reported as shown, accepted and dismissed (`/v1/events`), by User-Agent."""
+    """Completions that a client reported as shown, accepted and dismissed; `client` is as in `RequestTimes`.
+
+    Clients of Tabby report at `/v1/events`, Sweep's at `/backend/track_autocomplete_metrics`. An accepted part of a
+    completion counts as accepted. At most 50 clients are counted one by one, all others as "other".
+    """
 
     client: str
     shown: Count
@@ -163,8 +169,9 @@ class AcceptedShare(TypedDict):
 class StatusAnswer(TypedDict):
     """State of the server, of its models and of the machine; the newest requests and events come last.
 
-    `samples` has the last measurements in the answer of `/status`, and the newest one in each event of
-    `/status/stream`. Samples are taken only while somebody reads one of the two.
+    `/status` has the measurements of the last five minutes, and the last 200 requests and events. Each event of
+    `/status/stream` has the newest measurement (the first event has none), and the last 50 requests and events.
+    Measurements are taken only while somebody reads the stream, and for ten seconds after `/status` was read.
     """
 
     version: str
@@ -226,14 +233,24 @@ class CheckRequest(TypedDict):
 
 
 class EditorsAnswer(TypedDict):
-    """All editors, with settings for the server's address in the request's Host header."""
+    """All editors, with settings for the server's address in the request's Host header.
+
+    `key_placeholder` stands for the API key in the texts, and is "" if the server requires none. A plugin whose
+    settings do not contain it cannot send a key.
+    """
 
     editors: list[EditorStatus]
+    key_placeholder: str
 
 
 class ModelChange(Body):
-    """A model to load or unload, as in llama.cpp's router (tools/server/README.md, `POST /models/load`)."""
+    """A model to load or unload, as in llama.cpp's router (tools/server/README.md, `POST /models/load`).
 
+    Ours differs: a load answers when the model is loaded, and a model that is already loaded, or unloaded, is no error.
+    As there, unloading ends the requests of the model.
+    """
+
+    example: ClassVar[dict[str, str]] = {"model": "turbopilot-demo"}
     model: str
     """Name of a model in `/v1/models`; an unknown name is an error."""
 

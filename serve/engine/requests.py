@@ -15,7 +15,15 @@ from serve.engine.answer_cache import AnswerCache
 from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.metrics import EngineMetrics
-from serve.request import Event, Finished, FinishReason, GenerationRequest, TextDelta, Usage
+from serve.request import (
+    EndDetail,
+    Event,
+    Finished,
+    FinishReason,
+    GenerationRequest,
+    TextDelta,
+    Usage,
+)
 from serve.sampling import Sampler, seed_sequence
 from serve.sampling.healing import heal
 from turbopilot.base.errors import (
@@ -220,7 +228,7 @@ class Requests:
         error: TurboPilotError | None = None,
         *,
         last_text: str = "",
-        how: str = "",
+        how: EndDetail = "",
     ) -> list[Emitted]:
         """End an active request. Every request ends here."""
         del self._under_way[s.id]
@@ -239,7 +247,7 @@ class Requests:
         if reason in ("stop", "length") and s.n_new and is_continued:
             self._last = s
         events: list[Emitted] = [(s.id, TextDelta(last_text))] if last_text else []
-        return [*events, (s.id, Finished(reason, s.usage, error, s.text.stop_string))]
+        return [*events, (s.id, Finished(reason, s.usage, error, s.text.stop_string, how))]
 
     def end_all(self, error: TurboPilotError | None) -> list[Emitted]:
         """End all requests with the error, or as cancelled if there is none."""

@@ -189,10 +189,11 @@ class Sequence:
         if self.began is not None and self.first_at is not None:
             prompt_seconds = max(0.0, self.first_at - self.began)
             predict_seconds = max(0.0, self.last_at - self.first_at)
+        queued = None if self.began is None else max(0.0, self.began - self.submitted)
         drafts = self.drafting.counts if self.drafting else DraftCounts()
         return Usage(
             self.request.n_prompt, self.n_new, self.n_cached, drafts.checked, drafts.accepted,
-            prompt_seconds, predict_seconds, drafts.predicted, drafts.confirmed,
+            prompt_seconds, predict_seconds, drafts.predicted, drafts.confirmed, queued,
         )  # fmt: skip
 
     def is_late(self, now: float) -> bool:

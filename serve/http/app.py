@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from flask import Flask, Response, g, request
 
-from serve.http import errors, request_log, views
+from serve.http import errors, request_log, request_times, views
 from serve.http.body_codings import check_coding
+from serve.http.editors_view import Editors, editors_view, no_editors
 from serve.http.page import page_views
 from serve.http.security import hooks
 from serve.http.status_views import status_views
@@ -27,6 +28,7 @@ def create_app(
     defaults: Defaults | None = None,
     security: SecurityOptions | None = None,
     shown: Sequence[ShownOption] = (),
+    editors: Editors = no_editors,
 ) -> Flask:
     """Return the WSGI application.
 
@@ -35,6 +37,7 @@ def create_app(
         defaults: defaults for fields that a request omits; None means the original TurboPilot's.
         security: access control; None allows every program on this machine.
         shown: the server's options, for `/status/settings`.
+        editors: returns the settings of editors for this server, for its page.
     """
     defaults = defaults or Defaults()
     security = security or SecurityOptions()
@@ -42,16 +45,21 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.url_map.strict_slashes = False
     errors.register(app)
+    status = ServerStatus(models, needs_key=bool(security.api_keys))
     request_log.register(app)  # first, so that refused requests are logged as well
+    request_times.register(app, status.requests.add)
     hooks.register(app, security)
     app.before_request(
         lambda: check_coding(request.headers.get("Content-Encoding", ""), request.endpoint)
     )
     if security.copilot_request_id:
         app.after_request(_add_github_header)
-    status = ServerStatus(models, needs_key=bool(security.api_keys))
-    page = page_views(models.known[0].name, has_page=security.has_page)
-    views.register(app, models, defaults, {**status_views(status, shown), **page})
+    more = {
+        **status_views(models, status, shown),
+        **page_views(models.known[0].name, has_page=security.has_page),
+        "statusEditors": editors_view(models, security, editors),
+    }
+    views.register(app, models, defaults, more)
     return app
 
 

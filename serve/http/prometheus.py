@@ -18,9 +18,11 @@ from prometheus_client.metrics_core import (
 )
 from prometheus_client.registry import Collector
 
+from serve.api.client_report import REPORTS
 from serve.metrics import Histogram
 from serve.models import ModelPool
 from serve.models.service import CompletionService
+from serve.status.client_reports import ClientReports
 from serve.upstream.health import Outcome
 from serve.upstream.member import UpstreamStatus
 from turbopilot.base.version import __version__
@@ -124,10 +126,11 @@ LOADED: Final = (
 class _Metrics(Collector):
     """Collector of all metrics, for the models of a server."""
 
-    def __init__(self, models: ModelPool) -> None:
-        self._models = models
+    def __init__(self, models: ModelPool, reports: ClientReports) -> None:
+        self._models, self._reports = models, reports
 
     def collect(self) -> Iterator[Metric]:
+        yield _reported(self._reports)
         loaded = {s.model.name: s for s in self._models.loaded}
         served = {s.name: (s, s.name in loaded) for s in self._models.statuses}
         yield from (_family(row, served) for row in SERVED)
@@ -149,10 +152,21 @@ def _family(row: MetricRow, models: Mapping[str, Any]) -> Any:
     return family
 
 
-def registry(models: ModelPool) -> CollectorRegistry:
-    """Return a registry with all metrics of the models and of the process (memory, processor time, open files)."""
+def _reported(reports: ClientReports) -> Metric:
+    about = "Completions that clients reported as shown, accepted or dismissed, by the name in User-Agent."
+    family = CounterMetricFamily(
+        "turbopilot_completions_reported", about, labels=["client", "report"]
+    )
+    for share in reports.shares:
+        for kind in REPORTS:
+            family.add_metric([share["client"], kind], share[kind])
+    return family
+
+
+def registry(models: ModelPool, reports: ClientReports) -> CollectorRegistry:
+    """Return a registry with all metrics of the models, the clients and the process (memory, processor time, files)."""
     registry = CollectorRegistry()
-    registry.register(_Metrics(models))
+    registry.register(_Metrics(models, reports))
     ProcessCollector(registry=registry)
     return registry
 

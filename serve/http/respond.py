@@ -17,6 +17,7 @@ from serve.http import request_log
 from serve.http.body_codings import decompressed
 from serve.http.channel import WHEN_GONE
 from serve.http.errors import stream_error
+from serve.http.request_times import begin_load
 from serve.models import ModelPool
 from serve.models.completion import Completion
 from serve.request import Finished
@@ -48,7 +49,9 @@ def completion_view(
         completion = _with_headers(asked.completion(defaults))
         framing = asked.framing if asked.stream else None
         when_gone: WhenGone = request.environ.get(WHEN_GONE, stays)
+        end_load = begin_load(engine or asked.model)
         with models.use(engine or asked.model, when_gone) as service:
+            end_load(service.model.name)
             if (ready := asked.at_once(service)) is not None:
                 return json_answer(ready, mimetype=asked.mimetype)
             completion = asked.fitted(completion, service)

@@ -20,6 +20,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 from serve.http.app import create_app
 from serve.http.channel import MAX_CONNECTIONS, Channel, dispensable, most_connections
+from serve.http.editors_view import Editors, no_editors
 from serve.http.malloc import share_heap
 from serve.http.security.hosts import is_loopback
 from serve.http.shutdown import Shutdown
@@ -194,12 +195,15 @@ class HttpServer:
                 self._server.pull_trigger()
 
 
-def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
+def serve(
+    options: ServerOptions, notify: Callable[[str], None], editors: Editors = no_editors
+) -> None:
     """Serve models until interrupted. The default model is loaded at the start.
 
     Args:
         options: settings of the server.
         notify: called with status lines, such as the server's URL. An OSError of it is ignored.
+        editors: see `create_app`.
 
     Raises:
         TurboPilotError: the server cannot start.
@@ -221,7 +225,7 @@ def serve(options: ServerOptions, notify: Callable[[str], None]) -> None:
             models, _ = make_upstream_pool(options, tell)
         else:
             models = make_pool(options, tell)
-        run(models, listener, options, tell)
+        run(models, listener, options, tell, editors)
     tell("stopped")
 
 
@@ -230,6 +234,7 @@ def run(
     listener: socket.socket,
     options: ServerOptions,
     notify: Callable[[str], None],
+    editors: Editors = no_editors,
 ) -> None:
     """Serve models until interrupted. While the default model loads, completions wait, and other routes respond.
 
@@ -238,6 +243,7 @@ def run(
         listener: socket from `bind`.
         options: see `serve`; the model files in it are ignored.
         notify: see `serve`.
+        editors: see `create_app`.
 
     Raises:
         TurboPilotError: the default model cannot be loaded.
@@ -252,7 +258,7 @@ def run(
     at_once = UPSTREAM_PARALLEL if options.upstream.addresses else DEFAULT_PARALLEL
     n_open = (options.model.n_seq or at_once) + options.limits.max_queue
     n_threads = min(len(models.known) * n_open + SPARE_HTTP_THREADS, MAX_CONNECTIONS)
-    app = create_app(models, options.request_defaults, security, options.shown)
+    app = create_app(models, options.request_defaults, security, options.shown, editors)
     server = HttpServer(app, listener, threads=n_threads)
     failures: list[BaseException] = []
 

@@ -25,7 +25,6 @@ from serve.api.health import (
 )
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.openapi import description
-from serve.http import prometheus
 from serve.http.respond import completion_view, json_answer, model_view
 from serve.models import ModelPool, ModelStatus
 from serve.models.service import CompletionService
@@ -52,8 +51,6 @@ def register(app: Flask, models: ModelPool, defaults: Defaults, more: Mapping[st
         **_adapter_views(models),
         **_operator_views(models, defaults),
         "tabbyHealth": lambda: json_answer(_tabby_health(models.known[0].name)),
-        "tabbyEvents": lambda: Response(status=200),
-        "nextEditMetrics": lambda: Response(status=200),
         "copilotToken": _copilot_token,
         **{e.name: _refusal(e.refusal) for e in ENDPOINTS if e.refusal},
         **{
@@ -153,20 +150,16 @@ def _refusal(message: str) -> View:
 
 def _operator_views(models: ModelPool, defaults: Defaults) -> dict[str, View]:
     """Return the views for operators, none of which waits for the engine."""
-    registry = prometheus.registry(models)
     document = json_bytes(description(defaults))
 
     def health() -> Response:
         answer = _health(models.statuses)
         return json_answer(answer, status=200 if answer["status"] == "ok" else 503)
 
-    def metrics() -> Response:
-        return Response(prometheus.text(registry), content_type=prometheus.CONTENT_TYPE)
-
     def openapi() -> Response:
         return Response(document, mimetype="application/json")
 
-    return {"health": health, "metrics": metrics, "openapi": openapi}
+    return {"health": health, "openapi": openapi}
 
 
 def _health(statuses: tuple[ModelStatus, ...]) -> HealthAnswer:

@@ -32,7 +32,7 @@ from turbopilot.llama.footprint import memory_budget
 from turbopilot.llama.geometry import header_geometry
 from turbopilot.llama.placement_wish import Machine
 
-log = logging.getLogger("turbopilot.models")
+log = logging.getLogger("turbopilot.serve")  # that of the lines at the start
 
 
 def make_pool(options: ServerOptions, notify: Callable[[str], None]) -> ModelPool:
@@ -237,10 +237,9 @@ def host(
         TurboPilotError: the engine cannot compute, or its thread cannot be started.
     """
     decoder, limits = engine.decoder, limits or Limits()
-    runner = EngineRunner(
-        engine, max_open=decoder.n_seq + limits.max_queue, compute_lock=compute_lock
-    )
     info = ModelInfo(name or decoder.name, decoder.n_ctx, decoder.n_vocab, int(time.time()))
+    max_open = decoder.n_seq + limits.max_queue
+    runner = EngineRunner(engine, max_open=max_open, compute_lock=compute_lock, name=info.name)
     service = CompletionService(runner, decoder, info, limits, text, free)
     runner.start()
     if failure := runner.failure:

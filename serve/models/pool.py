@@ -15,11 +15,12 @@ from typing import Final
 
 from serve.models.pooled_model import RETRY_SECONDS, PooledModel, find_idle, make_room
 from serve.models.service import CompletionService, close_all
+from serve.models.status import EVENT_MODEL
 from serve.models.table import ModelTable
 from serve.models.worker_return import bring_back
 from serve.runner import EngineRunner
 from serve.runner.generation import WhenGone, stays
-from turbopilot.base.errors import DeviceLost, Overloaded, ServeError
+from turbopilot.base.errors import DeviceLost, InvalidRequest, Overloaded, ServeError
 from turbopilot.base.threads import start_thread
 
 log = logging.getLogger("turbopilot.models")
@@ -116,6 +117,7 @@ class ModelPool(ModelTable):
 
     def _load(self, m: PooledModel) -> CompletionService:
         """Load a model and use it. The caller has set `_is_busy`; this method clears it."""
+        began = self._clock()
         try:
             with self._changed:
                 loaded = [x for x in self._models if x.service]
@@ -137,6 +139,7 @@ class ModelPool(ModelTable):
             if self._is_stopping:
                 service.runner.request_stop()
             self._end()
+        log.info("loaded %s in %.1f s", m.name, self._clock() - began, extra={EVENT_MODEL: m.name})
         service.watch_workers(partial(self._lose, m))
         return service
 
@@ -148,19 +151,47 @@ class ModelPool(ModelTable):
             if m.lost or self.is_draining:
                 return
             m.lost = error
-        log.error("%s: %s", m.name, error)
+        log.error("%s: %s", m.name, error, extra={EVENT_MODEL: m.name})
         start_thread(partial(bring_back, self, m), "turbopilot-worker-return")
 
-    def unload_lost(self, m: PooledModel) -> bool:
-        """Unload a model that has lost a worker once it has no users; return False if the server is shutting down."""
+    def unload(self, m: PooledModel, why: str = "") -> bool:
+        """Unload a model once it has no users; return False if the server is shutting down.
+
+        Args:
+            m: the model; nothing happens if it is not loaded.
+            why: for the log.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self.is_draining or not (self._is_busy or m.n_users))
             if self.is_draining:
                 return False
             self._is_busy = True
-            going = self._take_out([m])
+            going = self._take_out([m], why)
         self._close(going)
         return True
+
+    def unload_now(self, name: str) -> None:
+        """Unload a model and end its requests with Overloaded; wait for it if it is loading.
+
+        Its next request loads it again.
+
+        Raises:
+            UnknownModel: there is no such model.
+            InvalidRequest: upstreams compute it.
+            Overloaded: the server is shutting down.
+        """
+        m = self.find(name)
+        with self._changed:
+            self._changed.wait_for(lambda: self.is_draining or not m.is_loading)
+            if m.service and m.service.upstreams:
+                raise InvalidRequest(
+                    f"upstreams compute {name}: it cannot be unloaded", param="model"
+                )
+            if m.service and not self.is_draining:
+                m.service.runner.why_stopped = f"{name} is being unloaded"
+                m.service.runner.request_stop()
+        if not self.unload(m, "on request"):
+            raise Overloaded(SHUTTING_DOWN)
 
     def reload(self, m: PooledModel) -> None:
         """Load a model that has lost a worker. If that fails because of a worker, the model stays lost.
@@ -175,23 +206,18 @@ class ModelPool(ModelTable):
         try:
             self._load(m)
             self._leave(m)
-            log.info("%s is loaded again", m.name)
         except DeviceLost as e:
             m.lost = e
-        except Exception as e:
+        except Exception:
             m.lost = None
-            log.error("%s: %s", m.name, e)
-
-    def pause(self, seconds: float) -> bool:
-        """Wait for some seconds; return False if the server is shutting down."""
-        with self._changed:
-            return not self._changed.wait_for(lambda: self.is_draining, seconds)
 
     def _note_failure(self, m: PooledModel, failure: Exception) -> None:
         with self._changed:
             m.n_failures += 1
             m.failure, m.is_loading = failure, False
             self._end()
+        if not isinstance(failure, Overloaded):
+            log.warning("%s cannot be loaded: %s", m.name, failure, extra={EVENT_MODEL: m.name})
 
     def _end(self) -> None:
         """Allow the next thread to load or unload models."""
@@ -202,8 +228,7 @@ class ModelPool(ModelTable):
         with self._changed:
             m.n_users -= 1
             m.last_used = self._clock()
-            if self.is_draining or m.lost:
-                self._changed.notify_all()
+            self._changed.notify_all()
 
     def _take_out(self, models: Sequence[PooledModel], why: str = "") -> list[CompletionService]:
         """Remove the services of these models from the pool and return them; the caller closes them."""
@@ -211,7 +236,7 @@ class ModelPool(ModelTable):
         for m in models:
             if m.service:
                 if why:
-                    log.info("unloading %s %s", m.name, why)
+                    log.info("unloading %s %s", m.name, why, extra={EVENT_MODEL: m.name})
                 taken.append(m.service)
                 m.service = None
         return taken
@@ -252,23 +277,6 @@ class ModelPool(ModelTable):
         finally:
             with self._changed:
                 self._end()
-
-    def drain(self) -> None:
-        """Refuse new requests and those that wait for a model to be loaded; running requests continue."""
-        with self._changed:
-            self.is_draining = True
-            for service in self.loaded:
-                service.runner.drain()
-            self._changed.notify_all()
-
-    def wait_until_idle(self, timeout: float | None = None) -> bool:
-        """Wait until no model has requests. Return False if `timeout` seconds pass before that."""
-        until = None if timeout is None else self._clock() + timeout
-        idle = [
-            s.runner.wait_until_idle(None if until is None else max(0.0, until - self._clock()))
-            for s in self.loaded
-        ]
-        return all(idle)
 
     def request_stop(self) -> None:
         """Refuse new requests and cancel the running ones. Does not wait for them to end."""

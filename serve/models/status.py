@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from serve.adapters import AdapterState
 from serve.upstream.member import UpstreamStatus
@@ -56,6 +56,8 @@ class ModelInfo:
         return bool(self.chat_template)
 
 
+EVENT_MODEL: Final = "model"
+"""Key of a model's name in the `extra` of log calls; `/status` then shows the message as an event of this model."""
 State: TypeAlias = Literal["unloaded", "loading", "ok", "stalled", "draining", "failed"]
 
 

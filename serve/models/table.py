@@ -10,7 +10,8 @@ from serve.models.pooled_model import RETRY_SECONDS, PooledModel, hold_up
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo, ModelStatus
 from serve.runner.generation import ClientGone, WhenGone
-from turbopilot.base.errors import Overloaded
+from turbopilot.base.errors import Overloaded, UnknownModel, did_you_mean
+from turbopilot.base.quoting import quoted
 
 
 class ModelTable:
@@ -38,6 +39,16 @@ class ModelTable:
         """All models, the default one first."""
         return tuple(m.info for m in self._models)
 
+    def find(self, name: str) -> PooledModel:
+        """Return the model with this name; raise UnknownModel if there is none."""
+        if m := self._by_name.get(name):
+            return m
+        raise UnknownModel(
+            f"the model {quoted(name)} does not exist",
+            param="model",
+            hint=did_you_mean(name, self._by_name),
+        )
+
     @property
     def adapters(self) -> AdapterScales:
         """LoRA adapters of the default model."""
@@ -64,6 +75,28 @@ class ModelTable:
     def hold_up(self) -> str:
         """Reason why the pool cannot be closed at present, or ""."""
         return hold_up(self._models)
+
+    def pause(self, seconds: float) -> bool:
+        """Wait for some seconds; return False if the server is shutting down."""
+        with self._changed:
+            return not self._changed.wait_for(lambda: self.is_draining, seconds)
+
+    def drain(self) -> None:
+        """Refuse new requests and those that wait for a model to be loaded; running requests continue."""
+        with self._changed:
+            self.is_draining = True
+            for service in self.loaded:
+                service.runner.drain()
+            self._changed.notify_all()
+
+    def wait_until_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no model has requests. Return False if `timeout` seconds pass before that."""
+        until = None if timeout is None else self._clock() + timeout
+        idle = [
+            s.runner.wait_until_idle(None if until is None else max(0.0, until - self._clock()))
+            for s in self.loaded
+        ]
+        return all(idle)
 
     def _wait(self, m: PooledModel, when_gone: WhenGone) -> None:
         """Wait until the model is loaded, could not be loaded, or the caller may load it; raise the errors of `use`."""

@@ -26,7 +26,7 @@ def bring_back(pool: ModelPool, m: PooledModel) -> None:
 
     if m.service:
         m.service.runner.wait_until_idle()  # its requests end
-    if not pool.unload_lost(m):
+    if not pool.unload(m):
         return
     gc.collect()  # the error refers to frames, and so to the model, its tables and its links to workers
     log.info("waiting until %s returns", " and ".join(m.lost.workers if m.lost else ()))

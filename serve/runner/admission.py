@@ -20,6 +20,7 @@ class Admission:
         n_refused: generations refused because the queue was full.
         is_cut: whether a shutdown cancelled the open requests.
         failure: the error that ended the runner, if any.
+        why_stopped: why new requests are refused and open ones cancelled, once they are.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -33,6 +34,7 @@ class Admission:
         self.n_open = self.n_refused = 0
         self.is_cut = False
         self.failure: TurboPilotError | None = None
+        self.why_stopped = "the server is shutting down"
 
     @property
     def is_draining(self) -> bool:
@@ -73,7 +75,7 @@ class Admission:
     def drain(self) -> None:
         """Refuse new generations from now on."""
         with self._lock:
-            self._refuse = self._refuse or Overloaded("the server is shutting down")
+            self._refuse = self._refuse or Overloaded(self.why_stopped)
 
     def wait_until_idle(self, timeout: float | None = None) -> bool:
         """Wait until no request is queued or running; return False after `timeout` seconds."""

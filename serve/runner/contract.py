@@ -54,9 +54,12 @@ class Runner(Protocol):
     def failure(self) -> TurboPilotError | None:
         """The error that ended the runner, if any."""
 
+    why_stopped: str
+    """Why new requests are refused and open ones cancelled, once they are."""
+
     @property
     def is_cut(self) -> bool:
-        """Whether a shutdown cancelled the open requests."""
+        """Whether the open requests were cancelled because the runner ends."""
 
     @property
     def is_draining(self) -> bool:

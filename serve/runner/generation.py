@@ -22,6 +22,7 @@ from serve.request import (
     TextDelta,
     Usage,
 )
+from serve.runner.request_ends import RequestEnds
 from turbopilot.base.errors import Overloaded, Superseded
 
 if TYPE_CHECKING:
@@ -125,7 +126,8 @@ class Generation:
         # Used only by the taker:
         self._ready: deque[tuple[int, Event]] = deque()
         self._n_untaken = len(requests)
-        self._usages: dict[int, Usage] = {}
+        self.ends = RequestEnds(len(requests))
+        self.n_ahead: int | None = None  # open requests when it was submitted, if known
 
     @property
     def ids(self) -> range:
@@ -145,8 +147,10 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Token counts of the finished requests. A prompt counts once, regardless of its number of choices."""
-        firsts = [u for i, u in self._usages.items() if i % self._best_of == 0]
-        everyone = self._usages.values()
+        usages = self.ends.usages
+        firsts = [u for i, u in usages.items() if i % self._best_of == 0]
+        everyone = usages.values()
+        queued = (u.queue_seconds for u in everyone if u.queue_seconds is not None)
         return Usage(
             sum(u.prompt_tokens for u in firsts),
             sum(u.completion_tokens for u in everyone),
@@ -157,6 +161,7 @@ class Generation:
             max((u.predict_seconds for u in everyone), default=0.0),
             sum(u.predicted_tokens for u in everyone),
             sum(u.confirmed_tokens for u in everyone),
+            max(queued, default=None),
         )
 
     def events(self, when_gone: WhenGone = stays) -> Iterator[tuple[int, Event]]:
@@ -175,19 +180,18 @@ class Generation:
                 item = self.next_event()
                 if item is None:
                     raise ClientGone
-                self._check(*item)
+                self._check(item[1])
                 yield item
         finally:
             forget()
             self.cancel()
 
-    def _check(self, index: int, event: Event) -> None:
+    def _check(self, event: Event) -> None:
         if isinstance(event, Finished):
             if event.error:
                 raise event.error
             if event.reason == "cancelled" and self._runner.is_cut:
-                raise Overloaded("the server is shutting down")
-            self._usages[index] = event.usage
+                raise Overloaded(self._runner.why_stopped)
 
     def collect(self, when_gone: WhenGone = stays) -> Answer:
         """Wait for all choices.
@@ -247,12 +251,14 @@ class Generation:
 
     def deliver(self, index: int, event: Event) -> None:
         """Deliver an event to the taker without blocking; called by the engine's thread."""
-        if not self._whole:
-            self._handed.put([(index, event)])
-            return
-        self._collected.append((index, event))
-        if isinstance(event, Finished):
-            self._n_running -= 1
-            if not self._n_running or event.error:
+        last = event if isinstance(event, Finished) else None
+        if last:  # before the taker gets it and reads `usage`
+            self.ends.add(index, last)
+        if self._whole:
+            self._collected.append((index, event))
+            self._n_running -= last is not None
+            if last and (not self._n_running or last.error):
                 self._handed.put(self._collected)
                 self._collected = []
+        else:
+            self._handed.put([(index, event)])

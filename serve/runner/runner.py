@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from serve.engine import Engine
 from serve.metrics import EngineMetrics
@@ -28,6 +28,9 @@ from turbopilot.base.threads import too_many_threads
 log = logging.getLogger("turbopilot.engine")
 QUIET = 1.0  # seconds without a request after which it may measure this machine
 PAUSE = 0.05  # seconds without a request after which the engine may look ahead
+ENGINE_THREAD: Final = (
+    "turbopilot-engine"  # beginning of the thread's name; that of the model follows
+)
 
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | TurboPilotError | None
 
@@ -40,6 +43,7 @@ class EngineRunner(Admission):
         max_open: maximum number of queued and running requests, unless a single generation has more.
         compute_lock: shared by the engines of one process; None makes one for this engine.
         clock: returns seconds; used for the time before a retry and the limit on restarts.
+        name: name of its model, for the thread.
     """
 
     is_remote = False
@@ -51,6 +55,7 @@ class EngineRunner(Admission):
         max_open: int = 65,
         compute_lock: ComputeLock | None = None,
         clock: Callable[[], float] = time.monotonic,
+        name: str = "",
     ) -> None:
         super().__init__(clock)
         self._engine = engine
@@ -64,7 +69,9 @@ class EngineRunner(Admission):
         self._broke: Exception | None = None
         self._restarts = RestartLimit(clock)
         self._warm = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="turbopilot-engine", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, name=f"{ENGINE_THREAD} {name}".rstrip(), daemon=True
+        )
 
     def start(self) -> None:
         """Start the thread and wait until the engine is warmed up, or set `failure`."""
@@ -90,6 +97,7 @@ class EngineRunner(Admission):
         with self._lock:
             if not self._refuse and (stalled := self.watch.stalled):
                 raise Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
+            generation.n_ahead = self.n_open
             self._admit(len(generation.requests), self._max_open)
             self._inbox.put(("begin", generation))
 

@@ -8,11 +8,11 @@ from itertools import count
 from typing import Final
 
 from serve.api.status import EventLevel, ServerEvent
+from serve.models.status import EVENT_MODEL
+from serve.runner.runner import ENGINE_THREAD
 
 MOST_EVENTS: Final = 200
 MOST_CHARACTERS: Final = 500  # of an event; errors may list all faults of a file
-MODEL: Final = "model"
-"""`extra={MODEL: name}` of a log call names the event's model."""
 LOGGERS: Final = ("turbopilot.models", "turbopilot.engine", "turbopilot.upstream")
 
 
@@ -30,7 +30,7 @@ class EventLog(logging.Handler):
             "id": next(self._ids),
             "time": record.created,
             "level": _level(record.levelno),
-            "model": str(getattr(record, MODEL, "")),
+            "model": str(getattr(record, EVENT_MODEL, "")) or _engine_of(record),
             "text": record.getMessage()[:MOST_CHARACTERS],
         }
         if self._events and _content(self._events[-1]) == _content(event):
@@ -51,6 +51,11 @@ def _level(number: int) -> EventLevel:
     if number >= logging.ERROR:
         return "error"
     return "warning" if number >= logging.WARNING else "info"
+
+
+def _engine_of(record: logging.LogRecord) -> str:
+    """Return the name of the model whose engine's thread logs; "" if it is another thread."""
+    return (record.threadName or "").partition(f"{ENGINE_THREAD} ")[2]
 
 
 def _content(event: ServerEvent) -> tuple[str, str, str]:

@@ -43,19 +43,25 @@ class StatusFeed:
         self._n_viewers = 0
         self._number, self._snapshot = 0, b""
 
+    @property
+    def is_running(self) -> bool:
+        """Whether snapshots are being made."""
+        return self._is_running
+
     def look(self) -> None:
-        """Make snapshots for a while; return when the first readings are taken."""
+        """Make snapshots for a while."""
         with self._changed:
             self._left = LINGER
             if self._is_running or self._is_over:
                 return
             self._is_running = True
-            try:
-                self._measure(True)
-                start_thread(self._run, "turbopilot-status")
-            except BaseException:
+        try:
+            self._measure(True)
+            start_thread(self._run, "turbopilot-status")
+        except BaseException:
+            with self._changed:
                 self._is_running = False
-                raise
+            raise
 
     def _run(self) -> None:
         is_open = self._pause(INTERVAL)

@@ -148,9 +148,13 @@ class UpstreamProgress:
         """Token counts and times so far."""
         first = self.last_at if self.first_at is None else self.first_at
         waited = max(0.0, first - self._began)
+        prefill, queued = self._prompt_seconds, None
+        if prefill is not None and self.first_at is not None:
+            queued = max(0.0, waited - prefill)  # in the engine's queue, and on the way
         usage = Usage(self._request.n_prompt, self.n_new, self.n_cached)
         return replace(
             usage,
-            prompt_seconds=waited if self._prompt_seconds is None else self._prompt_seconds,
+            prompt_seconds=waited if prefill is None else prefill,
             predict_seconds=max(0.0, self.last_at - first),
+            queue_seconds=queued,
         )

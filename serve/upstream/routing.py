@@ -205,6 +205,11 @@ class Router:
             return None
         return max(SLOW_SECONDS, SLOW_FACTOR * median(others))
 
+    def is_ejected(self, name: str) -> bool:
+        """Return whether an upstream gets no requests for a while, because it fails or is slow."""
+        member = self._members.get(name)
+        return member is not None and member.health.ejected_until is not None
+
     def states(self, now: float) -> list[UpstreamState]:
         """Return the state of every upstream, for /health."""
         return [

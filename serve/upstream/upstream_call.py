@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Final, Protocol
 
 from serve.decoder import Tokenizer
-from serve.request import Finished, GenerationRequest, TextDelta, Usage
+from serve.request import EndDetail, Finished, GenerationRequest, TextDelta, Usage
 from serve.runner.generation import Generation
 from serve.upstream.client import BROKEN, EngineStream
 from serve.upstream.dialect import (
@@ -69,7 +69,7 @@ class UpstreamCall:
     Attributes:
         streamed: whether the client has got text.
         is_cancelled: whether its answer is not needed any more.
-        how: name of a cancellation in the metrics.
+        how: see `Finished`, if it was cancelled.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class UpstreamCall:
         self.progress: UpstreamProgress | None = None
         self._texts: list[TextDelta] = []  # those that the client does not get before the end
         self.streamed = self.is_cancelled = False
-        self.how = "cancelled"
+        self.how: EndDetail = ""
 
-    def cancel(self, how: str = "cancelled") -> None:
+    def cancel(self, how: EndDetail = "") -> None:
         """End the request; its last event follows from the thread that runs it."""
         if not self.is_cancelled:
             self.how, self.is_cancelled = how, True
@@ -246,11 +246,12 @@ class UpstreamCall:
     def _is_late(self) -> bool:
         return self._until is not None and self._clock() >= self._until - _LEAST_WAIT
 
-    def _last(self) -> Finished:
+    def _last(self, *, is_late: bool = False) -> Finished:
         progress = self.progress
         assert progress
         assert progress.ended
-        return Finished(progress.ended, progress.usage, None, progress.stop_string)
+        how: EndDetail = "deadline" if is_late else ""
+        return Finished(progress.ended, progress.usage, None, progress.stop_string, how)
 
     def _late(self, attempt: UpstreamTry, began: float) -> TryEnd:
         """End a try that took too long: because of the deadline, or only at this upstream."""
@@ -262,15 +263,17 @@ class UpstreamCall:
             for delta in self.progress.expire():
                 self._send(delta)
             first = self.progress.first_at or self._clock()
-            return TryEnd(Outcome.OK, first - began, self._last())
+            return TryEnd(Outcome.OK, first - began, self._last(is_late=True))
         late = DeadlineExceeded(
             f"no token was generated within {self.request.deadline:g} s",
             hint="the upstreams are busy: try again, or allow more time",
         )
-        return TryEnd(Outcome.CANCELLED, waited, Finished("error", self.usage, late))
+        return TryEnd(
+            Outcome.CANCELLED, waited, Finished("error", self.usage, late, how="deadline")
+        )
 
     def _cancelled(self, began: float) -> TryEnd:
-        last = Finished("cancelled", self.usage)
+        last = Finished("cancelled", self.usage, how=self.how)
         return TryEnd(Outcome.CANCELLED, self._clock() - began, last)
 
     def _failed(self, attempt: UpstreamTry, began: float, reason: str) -> TryEnd:

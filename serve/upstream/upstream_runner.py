@@ -17,7 +17,7 @@ import numpy as np
 
 from serve.decoder import Tokenizer
 from serve.metrics import EngineMetrics
-from serve.request import Finished, GenerationRequest
+from serve.request import EndDetail, Finished, GenerationRequest
 from serve.runner.admission import Admission
 from serve.runner.generation import Generation
 from serve.upstream.retry import Tries
@@ -161,7 +161,7 @@ class UpstreamRunner(Admission):
             if not again:
                 break
         if call.is_cancelled:
-            return Finished("cancelled", call.usage)
+            return Finished("cancelled", call.usage, how=call.how)
         error = error or UpstreamFailed("no upstream is available", hint="try again")
         return Finished("error", call.usage, error)
 
@@ -189,7 +189,7 @@ class UpstreamRunner(Admission):
 
     def _count(self, call: UpstreamCall, last: Finished) -> None:
         m = self.metrics
-        m.finish(call.how if last.reason == "cancelled" else last.reason)
+        m.finish(last.how or last.reason)
         m.cached_tokens += last.usage.cached_tokens
         m.generated_tokens += last.usage.completion_tokens
         self._count_ended(1)
@@ -198,9 +198,9 @@ class UpstreamRunner(Admission):
     def cancel(self, generation: Generation) -> None:
         """Cancel the requests of a generation that have not ended."""
         with self._lock:
-            self._cancel(generation, "cancelled")
+            self._cancel(generation)
 
-    def _cancel(self, generation: Generation, how: str) -> None:
+    def _cancel(self, generation: Generation, how: EndDetail = "") -> None:
         for call in self._open.get(generation, ()):
             call.cancel(how)
 
@@ -210,7 +210,7 @@ class UpstreamRunner(Admission):
             self.drain()
             self.is_cut = True
             for generation in list(self._open):
-                self._cancel(generation, "cancelled")
+                self._cancel(generation)
 
     def close(self) -> None:
         """Cancel all requests, wait until they have ended, and close the connections."""

@@ -217,6 +217,12 @@ class UpstreamSet:
         """End the running try; return whether the request may be tried again. See `Tries.ended`."""
         with self._lock:
             member.outcomes[outcome.value] += 1
+            was_ejected = self._router.is_ejected(member.name)
             again = tries.ended(outcome, self._clock(), waited, streamed=streamed)
             self.n_retries += again
-            return again
+            is_ejected = self._router.is_ejected(member.name)
+        if is_ejected and not was_ejected:
+            log.warning("upstream %s: ejected, as it fails or is slow", member.name)
+        elif was_ejected and not is_ejected:
+            log.info("upstream %s: back, as it has answered", member.name)
+        return again

@@ -38,7 +38,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[ServerOptions]]:
     found: list[ServerOptions] = []
-    monkeypatch.setattr("serve.http.server.serve", lambda options, notify: found.append(options))
+    monkeypatch.setattr("serve.http.server.serve", lambda options, *_: found.append(options))
     yield found
     prompts_log.setLevel(logging.CRITICAL)
 

@@ -179,7 +179,15 @@ def test_recorded_requests_match_their_schemas() -> None:
             validator(DOCUMENT, schema).validate(sent["body"])
 
 
-@pytest.mark.parametrize("path", [p for p, item in DOCUMENT["paths"].items() if "post" in item])
+# Their examples name a model that this server does not have; see test_status.
+POST_PATHS = [
+    p
+    for p, item in DOCUMENT["paths"].items()
+    if "post" in item and p not in ("/models/load", "/models/unload")
+]
+
+
+@pytest.mark.parametrize("path", POST_PATHS)
 def test_responses_to_examples_match_the_document(client: FlaskClient, path: str) -> None:
     operation = DOCUMENT["paths"][path]["post"]
     example: Body = {}

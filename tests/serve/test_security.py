@@ -241,7 +241,7 @@ def test_serve_refuses_bad_security_options(
 
 def test_serve_passes_security_options(demo_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[ServerOptions] = []
-    monkeypatch.setattr("serve.http.server.serve", lambda options, _: seen.append(options))
+    monkeypatch.setattr("serve.http.server.serve", lambda options, *_: seen.append(options))
     monkeypatch.setenv(KEY_VARIABLE, OTHER)
     arguments = ["serve", str(demo_gguf), "--api-key", KEY, "--cors-origin", "https://a.b"]
     arguments += ["--allowed-host", "C.d", "--copilot-request-id"]

@@ -24,6 +24,7 @@ BODIES: Mapping[str, Body] = {
     "HuggingFaceListRequest": {"inputs": "x"}, "OllamaRequest": {"prompt": "x"},
     "OllamaChatRequest": {"messages": [{"role": "user", "content": "x"}]}, "ShowRequest": {"model": "x"},
     "TokenizeRequest": {"content": "x"}, "DetokenizeRequest": {"tokens": [1]},
+    "ModelChange": {"model": "x"},
     "ApplyTemplateRequest": {"messages": [{"role": "user", "content": "x"}]},
 }  # fmt: skip
 _KINDS = [

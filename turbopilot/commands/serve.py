@@ -63,6 +63,7 @@ def serve(
     from serve.http.security import checked_options
     from serve.http.server import serve as serve_http
     from turbopilot.app.served_models import certificate_lines, with_models
+    from turbopilot.editors.entries import entries
 
     choice = _one_default(context, read_settings(ModelChoice, given))
     log = read_settings(LogOptions, given)
@@ -75,7 +76,7 @@ def serve(
     options = with_models(options, choice, console.REPORTER)
     for line in certificate_lines(options, console.REPORTER):
         notify(line)
-    serve_http(options, notify)
+    serve_http(options, notify, entries)
 
 
 def _one_default(context: typer.Context, choice: ModelChoice) -> ModelChoice:

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any, Final
 
 from turbopilot.editors.address import Address, address_at, address_of
-from turbopilot.editors.template import Setting, Target, fill
+from turbopilot.editors.template import Setting, Target, fill, filled
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,7 +18,7 @@ else:
 
 __all__ = [
     "DEFAULT_MODEL", "EDITORS", "EVIDENCE", "FIM", "NAMES", "Address", "Editor", "Setting", "Target", "address_at",
-    "address_of", "fill", "find",
+    "address_of", "fill", "filled", "find",
 ]  # fmt: skip
 
 EVIDENCE: Final = {

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -106,6 +107,15 @@ def fill(setting: Setting, target: Target) -> str:
     text = _WITHOUT.sub("", "\n".join(kept))
     filled = _PLACE.sub(lambda m: _quote(_value(m[1], target), setting.format), text)
     return "\n".join(line.rstrip() for line in filled.split("\n"))
+
+
+def filled(settings: Sequence[Setting], target: Target) -> list[dict[str, str]]:
+    """Return the location, format and text of each setting that is not empty for this target."""
+    return [
+        {"where": s.where, "format": s.format, "text": text}
+        for s in settings
+        if (text := fill(s, target))
+    ]
 
 
 def _stays(line: str, target: Target) -> bool:

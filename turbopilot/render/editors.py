@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from turbopilot.editors import EVIDENCE, FIM, Editor, Target, fill
+from turbopilot.editors import EVIDENCE, FIM, Editor, Target, filled
 from turbopilot.render import console
 from turbopilot.render.table import TableColumns
 
@@ -40,20 +40,11 @@ def table(found: Sequence[Editor]) -> None:
     console.result("settings of one entry: turbopilot editors NAME")
 
 
-def filled(editor: Editor, target: Target) -> list[dict[str, str]]:
-    """Return the location, format and text of each setting that is not empty for this target."""
-    return [
-        {"where": s.where, "format": s.format, "text": text}
-        for s in editor.settings
-        if (text := fill(s, target))
-    ]
-
-
 def plain(editor: Editor, target: Target) -> dict[str, Any]:
     """Return an entry for JSON."""
     fields = asdict(editor)
     del fields["captured"]
-    return {**fields, "settings": filled(editor, target)}
+    return {**fields, "settings": filled(editor.settings, target)}
 
 
 def in_full(editor: Editor, target: Target) -> None:
@@ -70,7 +61,7 @@ def in_full(editor: Editor, target: Target) -> None:
     }
     for name, value in lines.items():
         console.result(f"{name:<14}{value}")
-    for setting in filled(editor, target):
+    for setting in filled(editor.settings, target):
         console.result(f"\n{setting['where']}:\n\n{setting['text']}")
     if editor.notes:
         console.result("")

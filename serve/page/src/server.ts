@@ -68,9 +68,18 @@ export async function* events<T>(path: string, asked: Asked = {}): AsyncGenerato
   }
 }
 
+/** Return the header with the API key; none if there is no key. */
+export function keyHeaders(): Record<string, string> {
+  return apiKey ? { Authorization: `Bearer ${apiKey}` } : {};
+}
+
+/** Return the API key that the user gave, or "". */
+export function givenKey(): string {
+  return apiKey;
+}
+
 async function sendOnce(path: string, asked: Asked): Promise<Response> {
-  const headers: Record<string, string> = { ...asked.headers };
-  if (apiKey) headers["Authorization"] = `Bearer ${apiKey}`;
+  const headers: Record<string, string> = { ...asked.headers, ...keyHeaders() };
   const init: RequestInit = { method: asked.method ?? (asked.body === undefined ? "GET" : "POST"), headers };
   if (asked.body !== undefined) {
     headers["Content-Type"] = "application/json";
