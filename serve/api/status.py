@@ -171,7 +171,7 @@ class StatusAnswer(TypedDict):
 
     `/status` has the measurements of the last five minutes, and the last 200 requests and events. Each event of
     `/status/stream` has the newest measurement (the first event has none), and the last 50 requests and events.
-    Measurements are taken only while somebody reads the stream, and for ten seconds after `/status` was read.
+    Measurements are taken only while the stream has a viewer, and for ten seconds after `/status` was read.
     """
 
     version: str
@@ -203,7 +203,7 @@ class SettingsAnswer(TypedDict):
 
 
 class EditorSetting(TypedDict):
-    """Text to copy into a file, a shell or a dialog (`where`)."""
+    """Text to copy into a place, such as a file, a shell or a dialog."""
 
     where: str
     format: str
@@ -246,7 +246,7 @@ class EditorsAnswer(TypedDict):
 class ModelChange(Body):
     """A model to load or unload, as in llama.cpp's router (tools/server/README.md, `POST /models/load`).
 
-    Ours differs: a load answers when the model is loaded, and a model that is already loaded, or unloaded, is no error.
+    Ours differs: a load answers when the model is loaded, and an already loaded, or unloaded, model is not an error.
     As there, unloading ends the requests of the model.
     """
 

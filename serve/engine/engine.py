@@ -152,6 +152,7 @@ class Engine:
             if self._checkpoints:
                 self._checkpoints.plan(s)
             self._count_admitted(s)
+        self._count_open()  # before a step that may take seconds
         if step := self._plan():
             events += self._compute(step)
         return self._counted([(i, e) for i, e in events if i != _AHEAD])
@@ -264,12 +265,16 @@ class Engine:
     def _counted(self, events: list[Emitted]) -> list[Emitted]:
         """Update the gauges and return `events`."""
         m, scheduler = self.metrics, self._scheduler
-        m.running, m.waiting = len(self._slots.running), scheduler.n_waiting
+        self._count_open()
         if m.steps % 64 == 0 or not scheduler.has_work:  # counting is too slow for every step
             m.used_cells = self._slots.used_cells()
         store = self._store
         m.stored_bytes, m.store_hits, m.store_dropped = store.n_bytes, store.n_hits, store.n_dropped
         return events
+
+    def _count_open(self) -> None:
+        self.metrics.running = len(self._slots.running)
+        self.metrics.waiting = self._scheduler.n_waiting
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the state is inconsistent."""

@@ -16,7 +16,7 @@ from serve.status.client_name import client_name
 from serve.status.request_times import FinishedRequest, end_of
 
 _COMPLETIONS: Final = frozenset(e.name for e in ENDPOINTS if e.requests)
-# Requests that the access checks refuse: anybody can send many of them.
+# Requests that the access checks refuse: any program can send many of them.
 _STRANGERS: Final = (401, 403, 421)
 
 
@@ -86,7 +86,15 @@ def _close(
 
     def finish() -> None:
         ended = end_of(generation.ends.lasts)
-        record(replace(closed, reason=ended, usage=generation.usage, n_ahead=generation.n_ahead))
+        record(
+            replace(
+                closed,
+                reason=ended,
+                usage=generation.usage,
+                inbox=generation.inbox_seconds,
+                n_ahead=generation.n_ahead,
+            )
+        )
 
     # The engine may not have noticed yet that the client has gone.
     generation.ends.when_all(finish)

@@ -128,6 +128,10 @@ class Generation:
         self._n_untaken = len(requests)
         self.ends = RequestEnds(len(requests))
         self.n_ahead: int | None = None  # open requests when it was submitted, if known
+        self.submitted: float | None = None  # time of its submission
+        self.inbox_seconds = (
+            0.0  # until the engine's thread took it, which may compute a step before
+        )
 
     @property
     def ids(self) -> range:

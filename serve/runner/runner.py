@@ -97,7 +97,7 @@ class EngineRunner(Admission):
         with self._lock:
             if not self._refuse and (stalled := self.watch.stalled):
                 raise Overloaded(stalled, retry_after=LONGEST, hint="restart the server")
-            generation.n_ahead = self.n_open
+            generation.n_ahead, generation.submitted = self.n_open, self._clock()
             self._admit(len(generation.requests), self._max_open)
             self._inbox.put(("begin", generation))
 
@@ -206,6 +206,8 @@ class EngineRunner(Admission):
             (self._begin if what == "begin" else self._cancel)(generation)
 
     def _begin(self, generation: Generation) -> None:
+        if generation.submitted is not None:
+            generation.inbox_seconds = max(0.0, self._clock() - generation.submitted)
         generation.first_id = self._next_id
         self._next_id = generation.ids.stop
         self._open |= dict.fromkeys(generation.ids, generation)  # before `submit`, which may raise

@@ -1,1 +1,1 @@
-"""What operators see: finished requests, events, clients' reports, and measurements while somebody watches."""
+"""State of the server for operators: finished requests, events, clients' reports, and measurements for viewers."""

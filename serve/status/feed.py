@@ -1,4 +1,4 @@
-"""The stream of snapshots: one a second for all viewers together, made only while somebody watches."""
+"""The stream of snapshots: one a second for all viewers together, made only while there are any."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class StatusFeed:
         self._measure, self._first, self._pause = measure, first, pause
         self._changed = threading.Condition()
         self._is_running = self._is_over = False
-        self._left = 0  # intervals until the thread ends if nobody watches
+        self._left = 0  # intervals until the thread ends if there are no viewers
         self._n_viewers = 0
         self._number, self._snapshot = 0, b""
 
@@ -132,7 +132,7 @@ class StatusFeed:
 
 
 class Viewer:
-    """Somebody who reads the stream; iterate over the snapshots."""
+    """Reader of the stream; iterate over the snapshots."""
 
     def __init__(self, feed: StatusFeed) -> None:
         self._feed = feed

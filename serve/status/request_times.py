@@ -1,4 +1,4 @@
-"""Where the time of a finished request went, and why it was slow."""
+"""Parts of a finished request's time, and why it was slow."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class FinishedRequest:
         total: from its arrival until its response was handed to the socket.
         load: wait for the model to be loaded.
         usage: its token counts and times; None if it did not reach the model.
+        inbox: wait for the engine's thread, before the engine's own queue.
         n_ahead: open requests when it was queued; None if unknown.
     """
 
@@ -44,6 +45,7 @@ class FinishedRequest:
     total: float
     load: float = 0.0
     usage: Usage | None = None
+    inbox: float = 0.0
     n_ahead: int | None = None
     is_low: bool = False
 
@@ -72,7 +74,7 @@ class TimeParts:
 
 
 def parts_of(r: FinishedRequest) -> TimeParts:
-    """Return where a request's time went.
+    """Return the parts of a request's time.
 
     If it ended before its first token, the time in which nothing else is known to have happened was that of the stage
     that it had reached. Several completions overlap: their longest times are cut to the total.
@@ -91,7 +93,7 @@ def parts_of(r: FinishedRequest) -> TimeParts:
     is_cut = not usage.completion_tokens and r.reason not in ("stop", "length")
     if is_cut and usage.queue_seconds is None:
         return TimeParts(load, queue=left)
-    queue = take(usage.queue_seconds or 0.0)
+    queue = take(r.inbox + (usage.queue_seconds or 0.0))
     if is_cut:
         return TimeParts(load, queue, prefill=left)
     prefill, decode = take(usage.prompt_seconds), take(usage.predict_seconds)
@@ -103,7 +105,7 @@ def why(r: FinishedRequest, parts: TimeParts, usual: float | None) -> str:
 
     Args:
         r: the request.
-        parts: where its time went.
+        parts: the parts of its time.
         usual: median time of earlier requests in seconds; None if there were too few. Then only a request that waited
             for its model is slow.
     """

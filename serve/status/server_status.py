@@ -1,4 +1,4 @@
-"""What the server knows of itself: the answers of the routes under `/status`."""
+"""State of the server: the answers of the routes under `/status`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class ServerStatus:
         return self._feed.open()
 
     def _answer(self, samples: list[StatusSample], most: int | None = None) -> StatusAnswer:
-        """Return the state with these samples, and with at most so many requests and events."""
+        """Return the state with these samples, and with at most this many requests and events."""
         models = model_statuses(self._models)
         self._note_stalls(models)
         only = models[0]["name"] if len(models) == 1 else ""  # all events are this model's

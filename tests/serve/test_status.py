@@ -22,6 +22,7 @@ from serve.http.app import create_app
 from serve.http.channel import STUCK_SECONDS
 from serve.http.server import HttpServer, bind
 from serve.models import ModelPool, PooledModel
+from serve.models.completion import Completion
 from serve.models.loading import host
 from serve.models.service import CompletionService
 from serve.settings import SecurityOptions
@@ -30,7 +31,7 @@ from serve.status.feed import LINGER, MOST_VIEWERS, RETRY_SECONDS, StatusFeed
 from tests.serve.test_slow import Clock
 from tests.support.fakes import FakeDecoder, TalkingDecoder, script
 from tests.support.pooled import Lab, info
-from tests.support.serving import MakeClient, ask, connection, running, send, wait
+from tests.support.serving import MakeClient, ask, connection, make_service, running, send, wait
 from turbopilot.base.errors import CorruptModel, InvalidRequest, Overloaded, UnknownModel
 
 SECRET = "def s3cret(): return"
@@ -140,7 +141,7 @@ def test_refused_requests_are_shown_but_not_those_of_strangers(make_client: Make
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_request_of_a_client_that_leaves_is_recorded_with_what_is_known(stream: bool) -> None:
+def test_request_is_recorded_after_its_client_has_left(stream: bool) -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
     with running(decoder) as r:
         with connection(r.port) as s:
@@ -156,7 +157,7 @@ def test_request_of_a_client_that_leaves_is_recorded_with_what_is_known(stream: 
     assert request["prompt_tokens"] == 1
 
 
-def test_superseded_and_late_requests_are_told_apart_from_cancelled_ones() -> None:
+def test_superseded_and_late_requests_have_reasons_of_their_own() -> None:
     decoder = FakeDecoder(gate=threading.Semaphore(0), n_batch=64)
     session = "X-TurboPilot-Session: mine\r\n"
     with running(decoder) as r, connection(r.port) as first, connection(r.port) as second:
@@ -532,3 +533,25 @@ def test_shutdown_ends_all_viewers_and_new_ones_get_one_snapshot(feed_lab: FeedL
     feed_lab.end()
     assert list(stream) == []
     assert list(feed_lab.feed.open()) == [b"first"]
+
+
+def test_request_that_arrives_during_a_step_waits_in_the_queue() -> None:
+    now = [0.0]
+    entered, gate = threading.Semaphore(0), threading.Semaphore(0)
+
+    def computing(_: object) -> None:
+        entered.release()
+        wait(gate)
+
+    service, runner = make_service(FakeDecoder(fail=computing), clock=lambda: now[0])
+    runner.start()
+    first = service.start(Completion(("x",), 1), whole=True)
+    wait(entered)
+    second = service.start(Completion(("y",), 1), whole=True)
+    now[0] = 5.0
+    gate.release(100)
+    for generation in (first, second):
+        generation.collect()
+    assert (first.n_ahead, second.n_ahead) == (0, 1)
+    assert (first.inbox_seconds, second.inbox_seconds) == (0.0, 5.0)
+    runner.close()

@@ -72,6 +72,10 @@ def test_parts_always_add_up(
     assert sum(parts) == pytest.approx(total)
 
 
+def test_wait_for_the_engines_thread_is_part_of_the_queue() -> None:
+    assert parts_of(replace(R, inbox=1.5, usage=USAGE)).queue == 2.0
+
+
 def test_request_that_ends_early_spent_its_time_in_the_stage_that_it_reached() -> None:
     waits = replace(R, reason="cancelled", load=1.0, usage=Usage(5, 0))
     assert parts_of(waits) == TimeParts(load=1.0, queue=9.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from serve.request import SamplingParams, StopRules
 from serve.runner.generation import stays
 from serve.upstream import retry
+from serve.upstream.health import CONSECUTIVE_FAILURES
+from serve.upstream.upstream_runner import UpstreamRunner
+from serve.upstream.upstream_set import UpstreamSet
 from tests.support.engines import (
     EngineExchange,
     FakeEngine,
@@ -20,6 +24,7 @@ from tests.support.engines import (
     llama_event,
     llama_routes,
 )
+from tests.support.fakes import FakeDecoder
 from tests.support.upstreams import asked, begin, runner_of, taken
 from turbopilot.base.errors import (
     ContextLengthExceeded,
@@ -92,6 +97,7 @@ def test_text_and_counts_of_an_upstream_arrive() -> None:
         assert (end.usage.prompt_tokens, end.usage.completion_tokens) == (3, 4)
         assert end.usage.cached_tokens == 2
         assert end.usage.prompt_seconds == 0.005
+        assert end.usage.queue_seconds is not None
         sent = engine.asked("/completion")[0].body
         assert sent["prompt"] == list(b"abc")
         assert (sent["top_k"], sent["min_p"], sent["n_predict"]) == (0, 0.0, 4)
@@ -125,6 +131,27 @@ def test_error_of_the_only_upstream_names_it(fault: str) -> None:
         with pytest.raises(UpstreamFailed, match=str(engine.address.port)):
             begin(runner, asked("x"), whole=True).collect()
         assert runner.metrics.finished == {"error": 1}
+
+
+def test_ejection_and_return_of_an_upstream_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now, is_bad = [0.0], [True]
+    bad = always({"error": "no"}, 500)
+    with engines(llama_routes(lambda e: bad(e) if is_bad[0] else completes(e))) as (engine,):
+        upstreams = UpstreamSet([engine.address], FakeDecoder(), clock=lambda: now[0])
+        upstreams.check()
+        runner = UpstreamRunner(upstreams, FakeDecoder(), 256)
+        for _ in range(CONSECUTIVE_FAILURES):
+            assert taken(begin(runner, asked("x")))[1].reason == "error"
+        now[0], is_bad[0] = 100.0, False
+        assert taken(begin(runner, asked("x")))[1].reason == "length"
+        runner.close()
+    name = engine.address.name
+    said = [r.getMessage() for r in caplog.records if f"upstream {name}" in r.getMessage()]
+    assert said[-2:] == [
+        f"upstream {name}: ejected, as it fails or is slow",
+        f"upstream {name}: back, as it has answered",
+    ]
 
 
 def test_request_that_every_upstream_would_reject_is_not_tried_again() -> None:
