@@ -10,12 +10,12 @@ from serve.adapters import AdapterOptions
 from serve.device_options import DeviceOptions, MainMemoryOptions
 from serve.model_choice import NamedModel
 from serve.options import Option
+from serve.pool_options import PoolOptions
 from serve.prompt.layouts import NAMES
 from serve.prompt.next_edit import FORMAT_NAMES
 from serve.shown_options import ShownOption
 from serve.upstream_options import UpstreamOptions
 from turbopilot.base.option_values import one_of, parse_size_or_zero
-from turbopilot.base.sizes import parse_size
 from turbopilot.formats import ggml_types
 from turbopilot.llama.footprint import DEFAULT_CONTEXT, DEFAULT_PARALLEL
 
@@ -40,27 +40,6 @@ def find_cache_type(name: str) -> str:
 
 # A table, one option a field:
 # fmt: off
-
-@dataclass(frozen=True, slots=True)
-class PoolOptions:
-    """Limits for several models on one machine.
-
-    Attributes:
-        memory: in bytes; None means three quarters of the machine's memory.
-        idle: in seconds; 0 means never. None means IDLE_SECONDS, except for the default model, which stays loaded.
-    """
-
-    memory: Annotated[int | None, Option(
-        "--model-memory", "Memory limit for all loaded models together, such as 12GB. If a model does not fit, the "
-        "least recently used models are unloaded. auto is three quarters of this machine's memory.",
-        auto=True, metavar="SIZE", convert=parse_size,
-    )] = None
-    idle: Annotated[float | None, Option(
-        "--idle-unload", "Unload a model after this many minutes without a request; the next request loads it again. "
-        "0 means never. Default: 30, except for the default model, which stays loaded.",
-        least=0, metavar="MINUTES", convert=lambda _, minutes: 60 * minutes,
-    )] = None
-
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from serve.http.request_log import prompts_log
 from serve.model_choice import ModelChoice, NamedModel
 from serve.models.loading import make_pool
-from serve.settings import IDLE_SECONDS, CacheOptions, PoolOptions, ServerOptions
+from serve.pool_options import PoolOptions
+from serve.settings import IDLE_SECONDS, CacheOptions, ServerOptions
 from turbopilot.app.served_models import with_models
 from turbopilot.base.errors import InvalidInput
 from turbopilot.base.progress import Reporter

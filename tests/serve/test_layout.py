@@ -8,7 +8,8 @@ import pytest
 
 from serve.llama.facts import plan, prefix_bytes
 from serve.models.loading import make_pool
-from serve.settings import ModelOptions, PoolOptions, ServerOptions
+from serve.pool_options import PoolOptions
+from serve.settings import ModelOptions, ServerOptions
 from turbopilot.base import machine
 from turbopilot.base.errors import InvalidInput
 from turbopilot.formats.gguf.file import read_gguf

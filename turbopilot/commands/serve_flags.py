@@ -11,12 +11,12 @@ from serve.device_options import DeviceOptions, MainMemoryOptions
 from serve.log_options import LogOptions
 from serve.model_choice import ModelChoice
 from serve.options import Option, options_of
+from serve.pool_options import PoolOptions
 from serve.settings import (
     CacheOptions,
     Defaults,
     Limits,
     ModelOptions,
-    PoolOptions,
     SecurityOptions,
     ServerOptions,
     TextOptions,
