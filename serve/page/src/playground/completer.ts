@@ -100,6 +100,11 @@ export class Completer {
     return true;
   }
 
+  /** Abort the request; what is shown stays. */
+  stop(): void {
+    this.asker.stop();
+  }
+
   /** Remove the ghost text and abort the request. Return whether there was any of them. */
   dismiss(): boolean {
     const isBusy = this.asker.stop();

@@ -51,6 +51,11 @@ export class EditProposer {
     return true;
   }
 
+  /** Abort the request; what is shown stays. */
+  stop(): void {
+    this.asker.stop();
+  }
+
   /** Remove the shown edit and abort the request. Return whether there was any of them. */
   dismiss(): boolean {
     const isBusy = this.asker.stop();

@@ -101,7 +101,7 @@ export class CodeEditor {
         keymap.of([...defaultKeymap, ...historyKeymap, { key: "Tab", run: indent, shift: indentLess }]),
         common,
         languageExtension(language),
-        EditorView.contentAttributes.of({ "aria-label": `Code, ${sample.file}`, "aria-describedby": "help" }),
+        EditorView.contentAttributes.of({ "aria-label": `Code, ${sample.file}`, "aria-describedby": "help", tabindex: "0" }),
         EditorView.updateListener.of((update) => this.updated(update)),
       ],
     });

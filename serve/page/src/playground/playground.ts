@@ -120,7 +120,8 @@ export class Playground {
   }
 
   close(): void {
-    this.dismiss();
+    this.completer.stop();
+    this.proposer.stop();
   }
 
   private keys(): KeyBinding[] {
