@@ -16,7 +16,10 @@ from typing import Any
 
 PROMPT = "def __repr__(self):\n    return "
 NEXT = """
-Try it:
+To see completions as you type, open this page:
+    {url}
+
+To ask for one from a shell:
     curl {url}/v1/completions -H 'Content-Type: application/json' \\
         -d '{{"prompt": "def get(self, key, default=None):\\n    try:\\n        return ", "max_tokens": 40}}'
 

@@ -9,19 +9,24 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import pytest
 
 from tests.clients.live import ROOT, Live
 from tests.page.watched import LIGHT, Screen, Watch
-from tests.support.chromium import BROWSERS, installed_browser
+from tests.support.chromium import BROWSERS, chromium, installed_browser
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Locator, Page
 
-# Playwright is in the environment of scripts/test_page alone.
+# Playwright and Pillow are in the environment of scripts/test_page alone.
 collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["test_*.py"]
+
+
+TakePicture: TypeAlias = "Callable[[Page | Locator, str], Path]"
+COLOURS = 128
+"""Colours of a picture."""
 
 
 class OpenPage(Protocol):
@@ -32,17 +37,11 @@ class OpenPage(Protocol):
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    from playwright.sync_api import sync_playwright
-
-    found = installed_browser()
-    if found is None:
+    path = installed_browser()
+    if path is None:
         pytest.skip(f"no browser is installed: {', '.join(BROWSERS)}")
-    # Chromium's sandbox does not work for root, as whom containers run tests.
-    arguments = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+    with chromium(path) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -62,6 +61,7 @@ def open_page(browser: Browser, watch: Watch, tmp_path: Path) -> Iterator[OpenPa
     def open_page(url: str, view: str = "playground", screen: Screen = LIGHT) -> Page:
         context = browser.new_context(
             viewport={"width": screen.width, "height": screen.height},
+            device_scale_factor=screen.scale,
             color_scheme="dark" if screen.dark else "light",
             reduced_motion="reduce",
             permissions=["clipboard-read", "clipboard-write"],
@@ -86,13 +86,19 @@ def page(open_page: OpenPage, live: Live) -> Page:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Callable[[Page, str], Path]:
-    """Write a picture of a page's window as NAME.png, into TURBOPILOT_PICTURES if it is set."""
+def picture(tmp_path: Path) -> TakePicture:
+    """Write a picture as NAME.png, into TURBOPILOT_PICTURES if it is set."""
     folder = os.environ.get("TURBOPILOT_PICTURES")
 
-    def take(page: Page, name: str) -> Path:
+    def take(shown: Page | Locator, name: str) -> Path:
+        from PIL import Image
+
         file = (ROOT / folder if folder else tmp_path) / f"{name}.png"
-        page.screenshot(path=file)
+        shown.screenshot(path=file)
+        with Image.open(file) as image:
+            image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
+                file, optimize=True
+            )
         return file
 
     return take

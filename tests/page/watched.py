@@ -13,11 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Size of the window in CSS pixels, and whether the system's colours are dark."""
+    """Size of the window in CSS pixels, whether the system's colours are dark, and device pixels for each CSS pixel."""
 
     width: int = 1200
     height: int = 800
     dark: bool = False
+    scale: float = 1.0
 
 
 LIGHT = Screen()
