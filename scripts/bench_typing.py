@@ -5,7 +5,7 @@
     .venv/page/bin/python scripts/bench_typing.py            # the bundled model; one minute
     .venv/page/bin/python scripts/bench_typing.py --url http://127.0.0.1:18080
 
-Types into the playground in a headless Chromium with human pauses, and reads the times from Chromium's trace:
+Types into a file of 3,000 lines in a headless Chromium, with human pauses, and reads the times from Chromium's trace:
 
 - handled: from the key's event until its handlers have ended
 - work: the main thread's time from the key's event until the frame that shows it is committed
@@ -50,6 +50,7 @@ return (dx * dx + dy * dy) ** 0.5
 def scaled(self, factor):
 return Point(self.x * factor, self.y * factor)
 """
+LINES = "result = transform(value, factor=2)  # a line of the file\n" * 3000
 # Milliseconds between keys, as in scripts/bench/typist.py, and pauses after a few keys, in which completions stream.
 KEY, SPREAD, BURST, PAUSE = 125, 0.38, (3, 9), (150, 700)
 HANDLED = ("keydown", "keypress", "beforeinput", "input")
@@ -77,7 +78,6 @@ def opened(browser: Browser, url: str) -> tuple[Page, float, float]:
 def write(page: Page, text: str, chance: random.Random) -> None:
     """Type a text, with pauses."""
     left = 0
-    page.locator(".cm-content").focus()
     for character in text:
         page.keyboard.press({"\n": "Enter", " ": "Space"}.get(character, character))
         left -= 1
@@ -115,6 +115,10 @@ def key_times(events: Sequence[dict[str, Any]]) -> list[KeyTimes]:
 
 def traced(browser: Browser, page: Page, text: str) -> tuple[list[KeyTimes], int]:
     """Type a text; return the times of its keys, and the number of completions that were asked for."""
+    page.locator(".cm-content").focus()
+    page.keyboard.insert_text(f"\n{LINES}")
+    for key in (*["PageUp"] * 20, "End", "Enter"):
+        page.keyboard.press(key)
     asked = []
     page.on("request", lambda r: asked.append(r.url) if "/completions" in r.url else None)
     browser.start_tracing(page=page, categories=TRACED)
