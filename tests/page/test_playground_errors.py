@@ -111,6 +111,7 @@ def test_hostile_text_is_shown_as_text(open_page: OpenPage) -> None:
         assert not re.search("[\u202e\u2066\u001b]", text)
         assert page.title() == "TurboPilot"
         assert page.locator("#playground img[src], #playground script").count() == 0
+        page.close()
 
 
 def test_endless_line_is_cut_and_typing_goes_on(open_page: OpenPage, url: str) -> None:

@@ -86,8 +86,10 @@ def test_tokens_are_coloured_by_probability(page: Page) -> None:
 
 
 def test_sampling_fields_are_sent_and_checked(open_page: OpenPage, url: str) -> None:
+    from playwright.sync_api import expect
+
     page = opened(open_page, url)
-    assert page.get_by_label("Temperature").get_attribute("placeholder") == "0.2"
+    expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.2")
     page.get_by_label("Seed").fill("-1")  # out of range
     for label, value in (("Temperature", "0.7"), ("top_p", "0.9"), ("Max. tokens", "9")):
         page.get_by_label(label).fill(value)
@@ -141,7 +143,7 @@ def test_model_is_chosen_among_several(
     with live_server(model_cache, "--model", f"other={demo_gguf}") as server:
         page = open_page(server.url)
         ghost(page).wait_for(timeout=60_000)
-        model = page.get_by_label("Model", exact=True)
+        model = page.locator("#playground-model")
         with page.expect_response(lambda r: r.url.endswith("/v1/completions")) as found:
             model.select_option("other")
         assert body_of(found.value.request)["model"] == "other"
