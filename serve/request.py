@@ -159,7 +159,7 @@ class GenerationRequest:
 
     @property
     def rank(self) -> Rank:
-        """Which requests it waits for."""
+        """Rank among the requests of an engine."""
         if self.is_low:
             return Rank.LOW
         only_warms = self.max_tokens == 0 and not self.scores_prompt

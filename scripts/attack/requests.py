@@ -32,7 +32,8 @@ HEADERS: Final = (
     ("Transfer-Encoding", ("chunked", "gzip", "chunked, chunked", "xchunked")), ("Expect", ("100-continue", "x")),
     ("Content-Length", ("-1", "0", "1e3", "9" * 400)), ("Connection", ("close", "upgrade", "keep-alive, x")),
     ("Content-Encoding", ("gzip", "br")), ("X-TurboPilot-Session", TEXTS), ("Upgrade", ("websocket", "h2c")),
-    ("X-TurboPilot-Deadline-Ms", ("1", "0", "-1", "x", "9" * 300)), ("X-Request-Id", TEXTS), ("A b", ("c",)),
+    ("X-TurboPilot-Deadline-Ms", ("1", "0", "-1", "x", "9" * 300)),
+    ("X-TurboPilot-Priority", ("low", "normal", "x")), ("X-Request-Id", TEXTS), ("A b", ("c",)),
     ("Authorization", ("Bearer " + "x" * 9000, "Basic !", "")), ("Range", ("bytes=0-1",)), ("X" * 5000, ("y",)),
     ("Content-Type", ("text/plain", "application/json; charset=utf-16", "multipart/form-data; boundary=x")),
 )  # fmt: skip

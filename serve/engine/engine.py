@@ -21,7 +21,7 @@ from serve.engine.scheduler import Scheduler
 from serve.engine.sequence import Sequence
 from serve.engine.tuner import Tuner
 from serve.metrics import EngineMetrics
-from serve.request import GenerationRequest
+from serve.request import GenerationRequest, Rank
 from turbopilot.base.errors import (
     BadBatch,
     DecodeAborted,
@@ -95,6 +95,11 @@ class Engine:
         return self._scheduler.has_work
 
     @property
+    def gives_way(self) -> bool:
+        """Whether all of its work can wait for that of others."""
+        return self._scheduler.first_rank >= Rank.LOW
+
+    @property
     def can_look_ahead(self) -> bool:
         """Whether `look_ahead` would begin a request."""
         return self._looks_ahead and not self.has_work and self._requests.can_look_ahead
@@ -124,6 +129,10 @@ class Engine:
     def cancel(self, request_id: int) -> list[Emitted]:
         """Cancel a request; do nothing if it has already ended."""
         return self._counted(self._requests.cancel(request_id))
+
+    def expire(self) -> list[Emitted]:
+        """End requests whose deadline has passed; `step` does so, too."""
+        return self._counted(self._requests.expire(self._clock()))
 
     def fail_all(self, error: TurboPilotError | None = None) -> list[Emitted]:
         """End every request with the error, or as cancelled if there is none."""

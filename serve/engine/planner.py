@@ -19,8 +19,8 @@ OLDEST_TURN = 4
 PATIENCE = 1.0
 # Longest step otherwise, in seconds: new and cancelled requests have to wait until it ends.
 LONGEST = 2.0
-# Longest step of sequences that give way, in seconds, so that nobody notices that a completion had to wait for it.
-# Shorter steps would cost these sequences more speed, since each step reads all weights.
+# Longest step of sequences that give way, in seconds: users do not notice that a completion waits for it. Shorter steps
+# cost more speed, since each step reads all weights.
 GIVES_WAY = 0.1
 # Smallest piece of a prompt, in tokens: each piece reads all weights, so smaller ones are inefficient.
 LEAST_CHUNK = 32

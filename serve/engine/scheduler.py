@@ -105,7 +105,7 @@ class Scheduler:
         return min((s.rank for s in (*self._waiting, *self.slots.running)), default=Rank.AHEAD)
 
     def _put_back(self, sequence: Sequence) -> None:
-        """Return a running sequence to the queue; its tokens stay cached, so that it continues where it stopped."""
+        """Return a running sequence to the queue; its tokens stay cached, so that it need not begin again."""
         self.slots.release(sequence)
         sequence.n_past = sequence.n_restored = sequence.n_moved = 0
         sequence.draft = []

@@ -12,6 +12,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
+from weakref import WeakKeyDictionary
+
+# Seconds after a turn in which its engine may begin the next one. Sampling and sending tokens take far less.
+BETWEEN: Final = 0.05
 
 
 class ComputeLock:
@@ -30,6 +35,8 @@ class ComputeLock:
         self._turn: tuple[float, float] | None = (
             None  # start of the present turn and its limit, in seconds
         )
+        # When the last urgent turn of each owner ended; weak, since models are unloaded.
+        self._urgent: WeakKeyDictionary[object, float] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._is_taken = False
         self._waiting: deque[threading.Lock] = deque()
@@ -50,10 +57,23 @@ class ComputeLock:
         turn, seconds = self._turn, self.seconds
         return seconds if turn and seconds is not None and seconds > turn[1] else None
 
-    @contextmanager
-    def turn(self, limit: float = math.inf) -> Iterator[None]:
-        """Wait for the lock and hold it in the `with` block, which should take at most `limit` seconds."""
+    def is_needed_by_others(self, owner: object) -> bool:
+        """Return whether another owner has, or had less than BETWEEN seconds ago, an urgent turn."""
+        since = self._clock() - BETWEEN
         with self._lock:
+            return any(end > since for other, end in self._urgent.items() if other is not owner)
+
+    @contextmanager
+    def turn(self, limit: float = math.inf, urgent: object = None) -> Iterator[None]:
+        """Wait for the lock and hold it in the `with` block.
+
+        Args:
+            limit: seconds that the block should take at most.
+            urgent: owner of the turn if it is urgent, so that turns which can wait do so; else None.
+        """
+        with self._lock:
+            if urgent is not None:
+                self._urgent[urgent] = math.inf
             mine = None
             if self._is_taken:
                 mine = threading.Lock()
@@ -66,11 +86,13 @@ class ComputeLock:
         try:
             yield
         finally:
-            self._end_turn()
+            self._end_turn(urgent)
 
-    def _end_turn(self) -> None:
+    def _end_turn(self, urgent: object) -> None:
         self._turn = None
         with self._lock:
+            if urgent is not None:
+                self._urgent[urgent] = self._clock()
             if self._waiting:
                 self._waiting.popleft().release()
             else:

@@ -27,7 +27,7 @@ from turbopilot.base.threads import too_many_threads
 
 log = logging.getLogger("turbopilot.engine")
 QUIET = 1.0  # seconds without a request after which it may measure this machine
-PAUSE = 0.05  # seconds without a request after which the engine may look ahead
+PAUSE = 0.05  # seconds without a request after which the engine may look ahead, or ask again whether it has to wait
 
 Command: TypeAlias = tuple[Literal["begin", "cancel"], Generation] | TurboPilotError | None
 
@@ -178,10 +178,14 @@ class EngineRunner(Admission):
         while True:
             idle = not self._engine.has_work
             ahead = idle and self.can_look_ahead
-            pause = PAUSE if ahead else quiet if self._engine.can_tune else None
+            held = self._engine.gives_way and not idle and self.watch.is_needed_elsewhere
+            pause = PAUSE if ahead or held else quiet if self._engine.can_tune else None
             try:
-                command = self._inbox.get(block=idle, timeout=pause)
+                command = self._inbox.get(block=idle or held, timeout=pause)
             except queue.Empty:
+                if held:
+                    self._deliver(self._engine.expire())
+                    continue
                 if idle and not ahead:
                     with self.watch.turn():
                         self._engine.tuner.work()

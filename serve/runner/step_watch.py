@@ -59,7 +59,12 @@ class StepWatch:
         """Return a context in which the engine may compute one step."""
         engine = self._engine
         limit = step_limit(engine.metrics, engine.decoder.n_batch, self._warm_up_seconds)
-        return self._lock.turn(limit)
+        return self._lock.turn(limit, None if engine.gives_way else self)
+
+    @property
+    def is_needed_elsewhere(self) -> bool:
+        """Whether another engine that shares the lock has work of normal priority."""
+        return self._lock.is_needed_by_others(self)
 
     @property
     def is_computing(self) -> bool:

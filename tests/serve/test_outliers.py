@@ -227,6 +227,19 @@ def test_upstream_that_timed_out_is_tried_again_without_a_limit() -> None:
     assert tries.next(60.0) is None
 
 
+def test_low_request_that_waits_does_not_make_an_upstream_slow() -> None:
+    of = router(*"ab")
+    some_waits(of, "ab")
+    for _ in range(CONSECUTIVE_FAILURES):
+        tries = Tries(of, RouteKey(session="s"), is_low=True)
+        found = tries.next(0.0)
+        assert found is not None
+        assert found.limit is None
+        tries.ended(Outcome.OK, 1000.0, 1000.0, streamed=True)
+    assert [s.state for s in of.states(1000.0)] == ["healthy"] * 2
+    assert of.patience("a") == of.patience("b") == 5.0  # as before
+
+
 @dataclass
 class Pool:
     """Five upstreams: one is dead, one answers after 30 s, one answers nonsense, and two are sound."""

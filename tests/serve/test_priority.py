@@ -1,7 +1,9 @@
-"""Requests of low priority never delay others, and go on where they stopped."""
+"""Requests of low priority never delay others, and continue without repeating anything."""
 
 from __future__ import annotations
 
+import json
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,10 +22,16 @@ from serve.request import (
     SamplingParams,
     TextDelta,
 )
+from serve.runner.compute_lock import BETWEEN, ComputeLock
+from serve.settings import MOST_LOW
 from tests.serve.test_engine_faults import CODES, Clock
 from tests.serve.test_engine_step import expected, last, request, run, spread, text_of
+from tests.serve.test_runner import drain, running
+from tests.support.engines import EngineExchange, completes, engines, listed, llama_routes
 from tests.support.fakes import FakeDecoder
-from turbopilot.base.errors import DeadlineExceeded, DecoderFailed, TurboPilotError
+from tests.support.serving import WatchedRunner, ask, running_server, wait
+from tests.support.upstreams import asked, begin, runner_of, taken
+from turbopilot.base.errors import DeadlineExceeded, DecoderFailed, Overloaded, TurboPilotError
 
 
 def low(text: str, max_tokens: int = 8) -> GenerationRequest:
@@ -266,7 +274,6 @@ def test_deadline_ends_a_low_request_that_waits() -> None:
 
 
 def test_choices_of_a_low_request_go_on_exactly() -> None:
-    """All texts of `n` equal those of an undisturbed run, whatever interrupts them."""
     hot = SamplingParams(temperature=1.0, top_p=1.0, seed=7)
     choices = [
         GenerationRequest(
@@ -343,7 +350,7 @@ def test_looking_ahead_waits_for_low_requests_and_goes_on() -> None:
     assert decoder.batches == []
 
 
-def test_low_request_does_not_replace_what_is_computed_ahead() -> None:
+def test_low_request_does_not_replace_the_completion_to_look_ahead_from() -> None:
     engine = Engine(FakeDecoder(n_batch=64), EngineOptions(looks_ahead=True))
     run(engine, engine.submit(1, request("import os", 6)))
     run(engine, engine.submit(2, low("c" * 9, 4)))
@@ -354,3 +361,97 @@ def test_low_request_does_not_replace_what_is_computed_ahead() -> None:
     before = engine.metrics.steps
     run(engine, engine.submit(3, request(taken, 6)))
     assert engine.metrics.steps == before
+
+
+def test_normal_requests_are_not_refused_because_of_low_ones() -> None:
+    gate = threading.Semaphore(0)
+    with running(FakeDecoder(gate=gate), max_open=4) as runner:
+        jobs = [runner.ask([low("c", 1)]) for _ in range(MOST_LOW)]
+        with pytest.raises(Overloaded, match=f"{MOST_LOW} waiting or running with low priority"):
+            runner.ask([low("c", 1)])
+        jobs += [runner.ask([request("a", 1)]) for _ in range(4)]
+        with pytest.raises(Overloaded, match="4 waiting or running"):
+            runner.ask([request("a", 1)])
+        gate.release(100)
+        assert [drain(job)[0].reason for job in jobs] == ["length"] * (MOST_LOW + 4)
+        jobs = [runner.ask([low("c", 1)] * MOST_LOW), runner.ask([request("a", 1)] * 4)]
+        for job in jobs:
+            drain(job)
+
+
+def test_low_request_waits_for_another_models_requests() -> None:
+    now, looked = 0.0, threading.Semaphore(0)
+    turns = ComputeLock(lambda: now)
+    decoders = [FakeDecoder(), FakeDecoder()]
+    one, two = (WatchedRunner(Engine(d), compute_lock=turns) for d in decoders)
+    expire = two.engine.expire
+
+    def counted() -> list[Emitted]:
+        looked.release()
+        return expire()
+
+    two.engine.expire = counted  # type: ignore[method-assign]
+    for runner in (one, two):
+        runner.start()
+    try:
+        drain(one.ask([request("a", 3)]))
+        job = two.ask([low("c", 3)])
+        wait(looked)
+        wait(looked)
+        assert decoders[1].batches == []
+        assert drain(two.ask([request("d", 3)]))[0].reason == "length"  # equal rights
+        now = BETWEEN * 2
+        assert drain(job)[0].reason == "length"
+    finally:
+        for runner in (one, two):
+            runner.close()
+
+
+@pytest.mark.parametrize(("value", "is_low"), [("low", True), ("normal", False), ("", False)])
+def test_header_sets_the_priority(value: str, is_low: bool) -> None:
+    with running_server(FakeDecoder()) as (server, runner):
+        body = {"prompt": "x", "max_tokens": 2, "n": 2}
+        headers = {"X-TurboPilot-Priority": value} if value else {}
+        assert ask(server.port, "POST", "/v1/completions", body, headers)[0] == 200
+        assert [r.is_low for r in runner.seen] == [is_low] * 2
+
+
+@pytest.mark.parametrize("value", ["LOW", "high", "0", "low, low", "l\xf6w"])
+def test_unknown_priority_is_rejected(value: str) -> None:
+    with running_server(FakeDecoder()) as (server, runner):
+        headers = {"X-TurboPilot-Priority": value}
+        status, _, data = ask(server.port, "POST", "/v1/completions", {"prompt": "x"}, headers)
+        assert status == 400
+        assert json.loads(data)["error"]["param"] == "X-TurboPilot-Priority"
+        assert runner.seen == []
+
+
+@pytest.mark.parametrize(("owner", "received"), [("turbopilot", "low"), ("llamacpp", None)])
+def test_priority_is_sent_to_upstreams_that_know_it(owner: str, received: str | None) -> None:
+    routes = {**llama_routes(), "/v1/models": listed(owner)}
+    with engines(routes) as (engine,), runner_of([engine]) as runner:
+        assert taken(begin(runner, asked("abc", is_low=True)))[1].reason == "length"
+        assert taken(begin(runner, asked("abc")))[1].reason == "length"
+        sent = [e.headers.get("X-TurboPilot-Priority") for e in engine.asked("/completion")]
+        assert sent == [received, None]
+
+
+def test_low_requests_do_not_fill_a_fronts_queue() -> None:
+    go = threading.Event()
+
+    def held(e: EngineExchange) -> None:
+        assert go.wait(60)
+        completes(e)
+
+    with (
+        engines(llama_routes(held, slots=1)) as (engine,),
+        runner_of([engine], max_queue=1) as runner,
+    ):
+        jobs = [begin(runner, asked("c", is_low=True)) for _ in range(MOST_LOW)]
+        jobs += [begin(runner, asked("a")) for _ in range(2)]
+        for is_low in (True, False):
+            with pytest.raises(Overloaded, match="the queue is full"):
+                begin(runner, asked("a", is_low=is_low))
+        go.set()
+        assert {taken(job)[1].reason for job in jobs} == {"length"}
+        assert runner.n_low == 0
