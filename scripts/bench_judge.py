@@ -5,6 +5,7 @@
     python scripts/bench_judge.py --families llama --each 4  # one family, four faults of each type
     python scripts/bench_judge.py --sound                    # only sound files
     python scripts/bench_judge.py --sizes --families llama   # the smallest size of each fault that is refused
+    python scripts/bench_judge.py --imatrix --families llama,codegen  # rows scaled by 1 %, with and without the matrix
     python scripts/bench_judge.py --no-tensors               # without the comparison of every row
     python scripts/bench_judge.py --time 350M                # seconds that the comparison of rows adds to a run
 
@@ -33,17 +34,17 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
+from bench import matrix_judge  # noqa: E402
+from bench.matrix_judge import own_matrix  # noqa: E402
 from bench.planted_faults import FAULTS, PlantedFile, sizes  # noqa: E402
 from bench.random_checkpoint import GEOMETRY, make_checkpoint  # noqa: E402
 
 from converters import convert  # noqa: E402
 from quantize import QuantizeOptions, quantize  # noqa: E402
-from quantize.imatrix import GatherOptions, gather  # noqa: E402
 from tests.support.tiny import FAMILY  # noqa: E402
 from tests.support.verify_lab import Lab  # noqa: E402
 from turbopilot.app.verification import target_of  # noqa: E402
 from turbopilot.base.errors import TurboPilotError  # noqa: E402
-from turbopilot.corpus import calibration_text  # noqa: E402
 from turbopilot.formats.gguf.file import read_gguf  # noqa: E402
 from turbopilot.verify import VerifyOptions, verify  # noqa: E402
 from turbopilot.verify.tensor_errors import tensor_errors  # noqa: E402
@@ -81,10 +82,16 @@ class Judged:
     message: str
 
 
-def judge(lab: Lab, path: Path, words: list[str], what: tuple[str, str, str, float]) -> Judged:
+def judge(
+    lab: Lab,
+    path: Path,
+    words: list[str],
+    what: tuple[str, str, str, float],
+) -> Judged:
     """Return the verdict on a file that is faulty if there are `words` that name the fault."""
+    tensors = CHOICE.get("tensors", True)
     try:
-        report = lab.judge(path, token_battery(), positions=POSITIONS, **CHOICE)
+        report = lab.judge(path, token_battery(), positions=POSITIONS, tensors=tensors)
         lines = [f"{f.check} {f.message}" for f in report.failures]
         lines += [f"{f.cause} {f.message}" for f in report.findings]
         refused = not report.passed
@@ -125,13 +132,6 @@ def varied(lab: Lab, family: str, seed: int) -> Iterator[Judged]:
                     yield judge(lab, path, words, (family, type_name, kind, size))
 
 
-def own_matrix(model: Path, path: Path) -> Path:
-    """Write the importance matrix of a model, gathered over a few thousand tokens of code."""
-    options = GatherOptions("calibration", chunks=64, chunk_size=64)
-    gather(model, path, calibration_text(), options, force=True)
-    return path
-
-
 def sound(lab: Lab, family: str, types: tuple[str, ...] = SOUND) -> Iterator[Judged]:
     """Judge sound files of many types, with and without an importance matrix."""
     for type_name in types:
@@ -161,6 +161,17 @@ def judged(family: str, arguments: argparse.Namespace) -> Iterator[Judged]:
                 shutil.rmtree(lab.folder)
                 tied = Lab(family, Path(folder) / "tied", tie_word_embeddings=True)
                 yield from sound(tied, f"{family}, tied", ("f32", "q4_k_m", "q4_0", "iq3_s"))
+
+
+def judge_with_matrix(families: list[str], each: int, seed: int) -> None:
+    """Print how many scaled rows are found in files with an importance matrix, without and with it."""
+    found: list[matrix_judge.MatrixJudged] = []
+    for family in families:
+        with tempfile.TemporaryDirectory() as folder:
+            lab = Lab(family, Path(folder))
+            found += matrix_judge.with_matrix(lab, family, each, seed)
+        print(f"{family}: {len(found)} verdicts", file=sys.stderr, flush=True)
+    matrix_judge.show(found)
 
 
 def seconds(geometry: str) -> None:
@@ -193,13 +204,14 @@ def seconds(geometry: str) -> None:
 def show(results: list[Judged]) -> None:
     """Print the tables: faults by type, smallest sizes, and sound files that were refused."""
     planted = [r for r in results if r.fault and not r.size]
-    for type_name in TYPES if planted else ():
+    for type_name in dict.fromkeys(r.type_name for r in planted):
         print(f"{type_name:>8}: {_counts([r for r in planted if r.type_name == type_name])}")
     by_fault: dict[str, list[Judged]] = defaultdict(list)
     for r in planted:
         by_fault[r.fault].append(r)
     for fault in FAULTS:
-        if of_fault := by_fault.get(fault):
+        of_fault = [r for r in by_fault.get(fault, ()) if r.type_name in TYPES]
+        if of_fault:
             parts = (
                 f"{t} {sum(r.named for r in of_fault if r.type_name == t)}/"
                 f"{sum(r.refused for r in of_fault if r.type_name == t)}/"
@@ -244,6 +256,9 @@ def main() -> None:
     parser.add_argument("--faults", action="store_true", help="no sound files")
     parser.add_argument("--sound", action="store_true", help="only sound files")
     parser.add_argument("--sizes", action="store_true", help="vary the size of faults instead")
+    parser.add_argument(
+        "--imatrix", action="store_true", help="only rows scaled by 1 %%, with a matrix"
+    )
     parser.add_argument("--no-tensors", action="store_true", help="as with verify --no-tensors")
     parser.add_argument("--json", type=Path, help="file to append the results to, one a line")
     parser.add_argument("--show", type=Path, help="print the tables of such a file, and end")
@@ -257,6 +272,9 @@ def main() -> None:
     if arguments.show:
         lines = arguments.show.read_text("utf-8").splitlines()
         show([Judged(**json.loads(line)) for line in lines])
+        return
+    if arguments.imatrix:
+        judge_with_matrix(arguments.families.split(","), arguments.each, arguments.seed)
         return
     if arguments.no_tensors:
         CHOICE["tensors"] = False

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import shutil
 import struct
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -20,6 +20,7 @@ from bench import planted_metadata
 from turbopilot.formats.ggml_types import BLOCKS
 from turbopilot.formats.gguf.file import GgufHeader, TensorInfo, read_gguf
 from turbopilot.llama.rounding import Rounding
+from turbopilot.verify.row_figures import StoredRows
 
 Array: TypeAlias = npt.NDArray[np.float32]
 Plant: TypeAlias = "Callable[[PlantedFile, np.random.Generator], list[str]]"
@@ -39,17 +40,20 @@ _KINDS_OF_VALUE: Final = {
 
 @dataclass(frozen=True, slots=True)
 class PlantedFile:
-    """A copy of a sound file, and the F32 file that it was made from."""
+    """A copy of a sound file, the F32 file that it was made from, and the importance matrix of its type."""
 
     path: Path
     header: GgufHeader
     exact: GgufHeader
+    importance: Mapping[str, Array] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, sound: Path, exact: Path, path: Path) -> PlantedFile:
+    def of(
+        cls, sound: Path, exact: Path, path: Path, importance: Mapping[str, Array] | None = None
+    ) -> PlantedFile:
         """Copy a sound file to `path`."""
         shutil.copyfile(sound, path)
-        return cls(path, read_gguf(path), read_gguf(exact))
+        return cls(path, read_gguf(path), read_gguf(exact), importance or {})
 
     def tensor(self, name: str) -> TensorInfo | None:
         """Return a tensor of the copy."""
@@ -82,11 +86,12 @@ class PlantedFile:
             info.path, np.uint8, "r+", info.offset, (len(values), info.n_bytes // len(values))
         )
         rows = np.ascontiguousarray(values[changed], np.float32)
-        view[changed] = (
-            rows.view(np.uint8).reshape(len(rows), -1)
-            if info.type_name == "F32"
-            else Rounding().packed(rows, info.type_name)
-        )
+        if info.type_name == "F32":
+            view[changed] = rows.view(np.uint8).reshape(len(rows), -1)
+        else:
+            known = self.importance.get(name)
+            weights = None if known is None else known.reshape(-1, info.shape[0])
+            view[changed] = StoredRows(info, Rounding(), weights).quantized(changed, rows)
         view.flush()
 
     def number(self, key: str) -> int:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
+from weakref import WeakKeyDictionary
 
 # Seconds after a turn in which its engine may begin the next one. Sampling and sending tokens take far less.
 BETWEEN: Final = 0.05
@@ -34,7 +35,8 @@ class ComputeLock:
         self._turn: tuple[float, float] | None = (
             None  # start of the present turn and its limit, in seconds
         )
-        self._urgent: dict[object, float] = {}  # when the last urgent turn of each owner ended
+        # When the last urgent turn of each owner ended; weak, since models are unloaded.
+        self._urgent: WeakKeyDictionary[object, float] = WeakKeyDictionary()
         self._lock = threading.Lock()
         self._is_taken = False
         self._waiting: deque[threading.Lock] = deque()
@@ -58,7 +60,8 @@ class ComputeLock:
     def is_needed_by_others(self, owner: object) -> bool:
         """Return whether another owner has, or had less than BETWEEN seconds ago, an urgent turn."""
         since = self._clock() - BETWEEN
-        return any(end > since for other, end in list(self._urgent.items()) if other is not owner)
+        with self._lock:
+            return any(end > since for other, end in self._urgent.items() if other is not owner)
 
     @contextmanager
     def turn(self, limit: float = math.inf, urgent: object = None) -> Iterator[None]:
@@ -68,9 +71,9 @@ class ComputeLock:
             limit: seconds that the block should take at most.
             urgent: owner of the turn if it is urgent, so that turns which can wait do so; else None.
         """
-        if urgent is not None:
-            self._urgent[urgent] = math.inf
         with self._lock:
+            if urgent is not None:
+                self._urgent[urgent] = math.inf
             mine = None
             if self._is_taken:
                 mine = threading.Lock()
@@ -83,13 +86,13 @@ class ComputeLock:
         try:
             yield
         finally:
-            if urgent is not None:
-                self._urgent[urgent] = self._clock()
-            self._end_turn()
+            self._end_turn(urgent)
 
-    def _end_turn(self) -> None:
+    def _end_turn(self, urgent: object) -> None:
         self._turn = None
         with self._lock:
+            if urgent is not None:
+                self._urgent[urgent] = self._clock()
             if self._waiting:
                 self._waiting.popleft().release()
             else:

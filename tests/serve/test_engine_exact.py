@@ -1,4 +1,4 @@
-"""Greedy completions equal llama.cpp's token for token, with concurrent requests, drafts and caches."""
+"""Greedy completions equal llama.cpp's token for token, with concurrent requests, priorities, drafts and caches."""
 
 from __future__ import annotations
 
@@ -146,7 +146,8 @@ def play(
         events = []
         while left and rng.random() < 0.6:
             i, (prompt, n) = left.pop(0)
-            events += engine.submit(i, GenerationRequest(prompt, n, sampling=GREEDY))
+            is_low = rng.random() < 0.4  # interrupted by the others, and continued
+            events += engine.submit(i, GenerationRequest(prompt, n, sampling=GREEDY, is_low=is_low))
         events += engine.step()
         engine.check_integrity()
         ended |= {i: e for i, e in events if isinstance(e, Finished)}

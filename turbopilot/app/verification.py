@@ -7,19 +7,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from turbopilot.app.cached_artifacts import imported
 from turbopilot.app.resolve import DEMO, demo_checkpoint, resolve_checkpoint, resolve_gguf
-from turbopilot.base.errors import InvalidInput
+from turbopilot.base.errors import InvalidInput, QuantizationError
 from turbopilot.base.progress import Reporter
 from turbopilot.formats.gguf.certificate import Certificate, sign
 from turbopilot.formats.gguf.digest import Digests, digests
 from turbopilot.formats.gguf.edit import check_editable
+from turbopilot.formats.gguf.file import read_gguf
 from turbopilot.formats.old_ggml import is_old
 from turbopilot.tasks.report import TaskReport
 from turbopilot.verify import VerifyOptions, VerifyReport, verify
 from turbopilot.verify.tensor_errors import TargetModel, TargetTensor, gguf_target
 from turbopilot.verify.verification import OpenTarget
+
+Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +54,14 @@ def verify_files(
     reporter: Reporter,
     *,
     sign: bool = False,
+    imatrix: Path | None = None,
 ) -> VerifiedFiles:
     """Compare files with a checkpoint or a GGUF file; `sign` prepares them for `sign_passed`.
 
+    `imatrix` is the importance matrix that the files were quantized with.
+
     Raises:
-        InvalidInput: a file cannot be found or signed.
+        InvalidInput: a file cannot be found or signed, or the importance matrix is of another model.
     """
     reference = _resolve_reference(against, reporter)
     if sign and reference.is_file():
@@ -60,6 +70,8 @@ def verify_files(
             hint="give the checkpoint, or leave out --sign",
         )
     files = [_resolve_candidate(path, reference, reporter) for path in candidates]
+    if imatrix:
+        options = replace(options, importance=_importance(imatrix, files))
     before = _digests(files, reporter) if sign else {}
     with reporter.progress("verify") as progress:
         target = target_of(reference)
@@ -92,6 +104,21 @@ def _digests(files: Sequence[Path], reporter: Reporter) -> dict[Path, Digests]:
         check_editable(path)
     with reporter.progress("digest") as progress:
         return {path: digests(path, progress) for path in files}
+
+
+def _importance(path: Path, files: Sequence[Path]) -> dict[str, Floats]:
+    """Return the values of an importance matrix of these files; see `tensor_errors`."""
+    from quantize.imatrix import check_matrix, read_imatrix
+
+    matrix = read_imatrix(path)
+    try:
+        for file in files:
+            check_matrix(matrix, read_gguf(file))
+    except QuantizationError as e:
+        raise InvalidInput(
+            f"{path}: {e.message}", hint="give the matrix that the file was quantized with"
+        ) from e
+    return matrix.means()
 
 
 def _resolve_reference(against: str, reporter: Reporter) -> Path:

@@ -49,6 +49,10 @@ class VerifyArguments:
         help="List the tensors with the largest errors; or do not compare every row of every tensor with the "
         "checkpoint.",
     )] = None
+    imatrix: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="Importance matrix that the files were quantized with. Tensors of the types Q4_0, Q4_1, "
+        "Q5_0, Q5_1 and IQ1 to IQ3 are then quantized again, which shows smaller faults of a row.",
+    )] = None
     task: Annotated[list[str] | None, typer.Option(
         metavar="NAME", help="Also compare completions of programming tasks: infill (1,033 single lines to fill in), "
         "span (164 random spans), complete (164 functions). Can be repeated.",
@@ -113,7 +117,12 @@ def verify(given: VerifyArguments) -> None:
         folder = against if against.is_dir() else None
         check_output(given.report, force=True, inputs=tuple(inputs), outside=folder)
     verified = verify_files(
-        given.candidates, given.against, options, console.REPORTER, sign=given.sign
+        given.candidates,
+        given.against,
+        options,
+        console.REPORTER,
+        sign=given.sign,
+        imatrix=given.imatrix,
     )
     reports = verified.reports
     if not given.as_json:
@@ -142,6 +151,11 @@ def _options(given: VerifyArguments) -> VerifyOptions:
     if given.prompts and (given.full or given.positions):
         raise InvalidInput(
             "--prompts compares every position", hint="leave out --full and --positions"
+        )
+    if given.imatrix and given.tensors is False:
+        raise InvalidInput(
+            "--imatrix is for the comparison of rows, which --no-tensors skips",
+            hint="give one of them",
         )
     if given.full and given.positions:
         raise InvalidInput("--full and --positions cannot be combined", hint="give one of them")

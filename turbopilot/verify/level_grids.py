@@ -6,7 +6,8 @@ scales were chosen before, so with an importance matrix too. So a stored level t
 checkpoint's weight shows a wrong weight, even if the error is far smaller than the type's noise. The scales of Q4_0,
 Q4_1, Q5_0 and Q5_1 are adjusted after the levels were chosen if there is a matrix: their levels are "nearest" only
 without one. IQ2_S and IQ3_S choose levels from a codebook, but keep the sign of every weight; without a matrix, the
-largest scale of 256 weights follows from their levels.
+largest scale of 256 weights follows from their levels. If the matrix is known, rows of all these types are compared
+with what ggml makes of them.
 
 Source: ggml-quants.c of ggml 0.25 (quantize_row_*_ref, quantize_row_*_impl). R rows, C columns.
 """
@@ -82,7 +83,7 @@ class Misplaced:
     """For each row, by how much its worst weight is off, in levels; not positive if every weight is explained."""
 
     always: Floats  # (R,) by rules that hold with any importance matrix
-    plain: Floats  # (R,) by rules that hold only without one
+    plain: Floats  # (R,) by rules that hold only without one, or only with the known one
 
     @classmethod
     def none(cls, n_rows: int) -> Misplaced:
@@ -113,6 +114,18 @@ def misplaced(
         worst = _off_grid(grid, type_name, packed, got, values, ggml)
         found = Misplaced(found.always, worst) if grid.plain else Misplaced(worst, found.plain)
     return found
+
+
+def changed(type_name: str, packed: Packed, again: Packed) -> Floats:
+    """Return for each row the share of its blocks that ggml made differently, beyond one half.
+
+    ggml makes the same bytes of the same row and importance matrix. In another build of it, the rounding of a sum may
+    decide between two scales that are equally good, in a few blocks.
+    """
+    size = BLOCKS[type_name][1]
+    differ = (packed != again).reshape(len(packed), -1, size).any(axis=2)
+    share: Floats = differ.mean(axis=1, dtype=np.float32) - np.float32(0.5)
+    return share
 
 
 def _with_bytes(type_name: str, packed: Packed, *fills: tuple[int, int, int]) -> Packed:

@@ -9,12 +9,12 @@ from typing import Final
 import numpy as np
 
 from turbopilot.formats.ggml_types import FLOATS
-from turbopilot.verify.row_figures import Array, ColumnFigures, RowFigures, StoredRows
+from turbopilot.verify.row_figures import Array, ColumnFigures, Indices, RowFigures, StoredRows
 from turbopilot.verify.row_verdict import (
-    Indices,
     Requantized,
     keeps_levels,
     plain_suspects,
+    reproduces,
     suspects,
     wrong_columns,
     wrong_rows,
@@ -38,6 +38,11 @@ class MeasuredTensor:
     def wrong_columns(self) -> Indices:
         """Return the columns that do not correlate with the expected ones."""
         return wrong_columns(self.columns, self.stored.n_rows, self.stored.info.type_name)
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether nearly all rows follow the rules for no or the known importance matrix."""
+        return reproduces(self.figures)
 
     def suspicious(self, *, by_levels: bool) -> bool:
         """Return whether any row or column needs to be examined."""
@@ -77,12 +82,11 @@ def examine(measured: MeasuredTensor, values: Array, *, by_levels: bool) -> Wron
 
 
 def _again(measured: MeasuredTensor, values: Array, rows: Indices) -> Requantized:
-    stored = measured.stored
-    return Requantized.of(stored.packed(rows), values[rows], stored.info.type_name, stored.ggml)
+    return Requantized.of(measured.stored, rows, values[rows])
 
 
 def _is_plain(measured: MeasuredTensor, values: Array, found: Indices) -> bool:
-    """Return whether the tensor was quantized without an importance matrix.
+    """Return whether the tensor was quantized without an importance matrix, or with the known one.
 
     ggml then reproduces rows that are not suspicious.
     """

@@ -15,7 +15,7 @@ from turbopilot.base.machine import usable_cores
 from turbopilot.formats.ggml_types import FLOATS
 from turbopilot.formats.gguf.file import TensorInfo
 from turbopilot.verify.criteria import WEIGHT_NOISE
-from turbopilot.verify.level_grids import Misplaced, misplaced
+from turbopilot.verify.level_grids import Misplaced, changed, has_levels, misplaced
 
 if TYPE_CHECKING:
     from turbopilot.llama.rounding import Rounding
@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 Array: TypeAlias = npt.NDArray[np.float32]
 Doubles: TypeAlias = npt.NDArray[np.float64]
 Packed: TypeAlias = npt.NDArray[np.uint8]
+Indices: TypeAlias = npt.NDArray[np.intp]
 
 _BLOCK: Final = (
     1 << 18
 )  # weights compared at once, so that the intermediate results stay in the processor's cache
 # Largest rounding errors: relative, and absolute near zero. F32: a few operations of a converter.
 _EXACT: Final = {"F32": (2.0**-22, 0.0), "F16": (2.0**-11, 2.0**-25), "BF16": (2.0**-8, 0.0)}
+# Types of which ggml aborts without a matrix. Source: ggml.c, ggml_quantize_requires_imatrix.
+_NEED_MATRIX: Final = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
 _OF_RMS: Final = 2.0**-24  # of F32: absolute error relative to the row's root mean square
 
 
@@ -62,11 +65,16 @@ class ColumnFigures:
 class StoredRows:
     """Rows of a tensor in a GGUF file, (R, C), memory-mapped and dequantized by ggml.
 
+    Args:
+        info: the tensor.
+        ggml: quantizes and dequantizes.
+        importance: importance matrix that it was quantized with, (M, C) for M matrices; None if it is unknown.
+
     Raises:
         CorruptModel: verify cannot dequantize the type.
     """
 
-    def __init__(self, info: TensorInfo, ggml: Rounding) -> None:
+    def __init__(self, info: TensorInfo, ggml: Rounding, importance: Array | None = None) -> None:
         if info.type_name not in (*FLOATS, *WEIGHT_NOISE):
             raise CorruptModel(
                 f"{info.path}: tensor {info.name!r} has type {info.type_name}, which verify cannot dequantize",
@@ -75,6 +83,8 @@ class StoredRows:
         self.info, self.ggml = info, ggml
         self.n_rows = info.n_weights // info.shape[0]
         self.n_columns = info.shape[0]
+        self._per_matrix = info.shape[1] if len(info.shape) > 1 else 1
+        self._importance = None if info.type_name in FLOATS else importance
         raw = np.memmap(info.path, np.uint8, "r", info.offset, (info.n_bytes,))
         self._raw = raw.reshape(self.n_rows, -1)
 
@@ -97,10 +107,31 @@ class StoredRows:
             return (packed.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
         return self.ggml.values(packed, kind)
 
-    def misplaced(self, packed: Packed, got: Array, values: Array) -> Misplaced:
+    @property
+    def needs_matrix(self) -> bool:
+        """Whether rows are compared with what ggml makes of them, since the levels alone do not decide."""
+        return self._importance is not None and not has_levels(self.info.type_name)
+
+    def quantized(self, rows: Indices, values: Array) -> Packed:
+        """Return what ggml makes of the values of some rows, with the importance matrix if it is known."""
+        kind = self.info.type_name
+        values = np.ascontiguousarray(values)
+        if self._importance is None:
+            flat = np.ones(self.n_columns, np.float32) if kind in _NEED_MATRIX else None
+            return self.ggml.packed(values, kind, flat)
+        packed = np.empty((len(rows), self._raw.shape[1]), np.uint8)
+        matrix = rows // self._per_matrix
+        for m in np.unique(matrix):
+            packed[matrix == m] = self.ggml.packed(values[matrix == m], kind, self._importance[m])
+        return packed
+
+    def misplaced(self, rows: Indices, packed: Packed, got: Array, values: Array) -> Misplaced:
         """Return by how much the worst weight of each row is off; of floats relative to the rounding error."""
         if (kind := self.info.type_name) not in _EXACT:
-            return misplaced(kind, packed, got, values, self.ggml)
+            found = misplaced(kind, packed, got, values, self.ggml)
+            if not self.needs_matrix:
+                return found
+            return Misplaced(found.always, changed(kind, packed, self.quantized(rows, values)))
         share, least = _EXACT[kind]
         allowed = np.abs(values) * np.float32(share * 1.001) + np.float32(least)
         if kind == "F32":
@@ -118,7 +149,7 @@ def measure(rows: StoredRows, values: Array) -> tuple[RowFigures, ColumnFigures]
     def compare(block: slice) -> tuple[RowFigures, ColumnFigures]:
         packed = rows.packed(block)
         got, should = rows.unpacked(packed), values[block]
-        off = _least_misplaced(rows, packed, got, should)
+        off = _least_misplaced(rows, np.arange(rows.n_rows)[block], packed, got, should)
         with np.errstate(over="ignore", invalid="ignore"):
             return _of_rows(got, should, off), _of_columns(got, should)
 
@@ -130,16 +161,18 @@ def measure(rows: StoredRows, values: Array) -> tuple[RowFigures, ColumnFigures]
     return RowFigures(*joined), ColumnFigures(*summed)
 
 
-def _least_misplaced(rows: StoredRows, packed: Packed, got: Array, should: Array) -> Misplaced:
+def _least_misplaced(
+    rows: StoredRows, at: Indices, packed: Packed, got: Array, should: Array
+) -> Misplaced:
     """Return by how much the worst weight of each row is off, by the rounding of the source that explains it best."""
-    off = rows.misplaced(packed, got, should)
+    off = rows.misplaced(at, packed, got, should)
     if rows.info.type_name in FLOATS:
         return off
     for rounded in (to_f16, to_bf16):
         odd = np.flatnonzero(np.maximum(off.always, off.plain) > 0)
         if not len(odd):
             break
-        other = rows.misplaced(packed[odd], got[odd], rounded(should[odd]))
+        other = rows.misplaced(at[odd], packed[odd], got[odd], rounded(should[odd]))
         off.always[odd] = np.minimum(off.always[odd], other.always)
         off.plain[odd] = np.minimum(off.plain[odd], other.plain)
     return off

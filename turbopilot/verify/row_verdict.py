@@ -3,8 +3,8 @@
 Three rules, from the sharpest to the widest:
 1. Levels. A weight whose level is not the nearest one of its block is wrong; see `level_grids`. The rule is used if it
    holds in most tensors of a file: another program's quantizer, or a file quantized from a quantized one, breaks it
-   everywhere. The rules that hold only without an importance matrix are used for a tensor of which ggml reproduces
-   rows.
+   everywhere. The rules that hold only without an importance matrix, or with the known one, are used for a tensor of
+   which ggml reproduces rows.
 2. Statistics, for the other types. A row's error, or its factor Σ g·w / Σ w², is far from that of the tensor's other
    rows, and worse than what ggml makes of the same row.
 3. Columns. The stored column does not correlate with the expected one.
@@ -15,7 +15,7 @@ R rows, C columns; g are the stored values, w the expected ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,16 +27,14 @@ from turbopilot.verify.row_figures import (
     Array,
     ColumnFigures,
     Doubles,
+    Indices,
     RowFigures,
+    StoredRows,
     to_bf16,
     to_f16,
 )
 
-if TYPE_CHECKING:
-    from turbopilot.llama.rounding import Rounding
-
 Mask: TypeAlias = npt.NDArray[np.bool_]
-Indices: TypeAlias = npt.NDArray[np.intp]
 
 _KEEPS: Final = 0.01  # largest share of misplaced rows in a tensor that keeps the rule of levels
 _MOST_PLAIN: Final = (
@@ -56,8 +54,6 @@ _NEIGHBOURS: Final = 32  # columns that share scales
 _COLUMN_ROOM: Final = 8.0  # largest error of a column relative to its neighbours'
 _MOST_COLUMNS: Final = 8
 _FEW_ROWS: Final = 64  # with fewer rows, the correlation of columns is too uncertain
-# Types of which ggml aborts without a matrix. Source: ggml.c, ggml_quantize_requires_imatrix.
-_NEED_MATRIX: Final = ("IQ2_XXS", "IQ2_XS", "IQ1_S")
 # Without nearest levels and without signs of all weights, columns of little importance may be lost.
 _COARSE: Final = (
     "IQ1_S",
@@ -74,29 +70,26 @@ _COARSE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Requantized:
-    """Rows that ggml quantized again, without an importance matrix."""
+    """Rows that ggml quantized again, without an importance matrix unless that is known."""
 
     equal: Mask  # (R,) whether the bytes are those of the file
     error: Doubles  # (R,) Σ (ĝ − w)²
     along: Doubles  # (R,) Σ (ĝ − w)·w
 
     @classmethod
-    def of(
-        cls, packed: npt.NDArray[np.uint8], values: Array, type_name: str, ggml: Rounding
-    ) -> Requantized:
-        """Quantize expected rows, (R, C), and compare them with the stored bytes."""
-        flat = np.ones(values.shape[1], np.float32) if type_name in _NEED_MATRIX else None
-        values = np.ascontiguousarray(values)
-        again = ggml.packed(values, type_name, flat)
+    def of(cls, stored: StoredRows, rows: Indices, values: Array) -> Requantized:
+        """Quantize the expected values of some rows, (R, C), and compare them with the stored bytes."""
+        packed = stored.packed(rows)
+        again = stored.quantized(rows, values)
         equal: Mask = (again == packed).all(axis=1)
         for rounded in (
             to_f16,
             to_bf16,
         ):  # the checkpoint may be more exact than the file that was quantized
             odd = np.flatnonzero(~equal)
-            other = ggml.packed(rounded(values[odd]), type_name, flat)
+            other = stored.quantized(rows[odd], rounded(values[odd]))
             equal[odd] = (other == packed[odd]).all(axis=1)
-        delta = (ggml.values(again, type_name) - values).astype(np.float64)
+        delta = (stored.unpacked(again) - values).astype(np.float64)
         return cls(equal, np.square(delta).sum(axis=1), (delta * values).sum(axis=1))
 
 
@@ -119,9 +112,14 @@ def suspects(f: RowFigures, type_name: str, *, by_levels: bool) -> Mask:
 
 
 def plain_suspects(f: RowFigures) -> Mask:
-    """Return the rows that break the rules for no importance matrix; none if too many do, as with a matrix."""
+    """Return the rows that break the rules for no or a known importance matrix; none if too many do: it was another."""
     found: Mask = f.plain > 0
-    return found if found.mean() <= _MOST_PLAIN else np.zeros(len(found), bool)
+    return found if reproduces(f) else np.zeros(len(found), bool)
+
+
+def reproduces(f: RowFigures) -> bool:
+    """Return whether nearly every row of a tensor follows the rules for no or a known importance matrix."""
+    return float((f.plain > 0).mean()) <= _MOST_PLAIN
 
 
 def _by_error(f: RowFigures, type_name: str) -> Mask:
@@ -156,7 +154,7 @@ def wrong_rows(
         again: what ggml makes of these.
         type_name: the tensor's type.
         by_levels: whether the rule of levels is used.
-        plain: whether the rules for files without an importance matrix are used.
+        plain: whether the rules for files without an importance matrix, or with the known one, are used.
     """
     if type_name in FLOATS:
         return np.ones(len(rows), bool)

@@ -7,8 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from turbopilot.verify.row_figures import Array
-from turbopilot.verify.row_verdict import Indices
+from turbopilot.verify.row_figures import Array, Indices
 
 _ALIKE: Final = 0.8  # correlation of a row that another row holds
 _LISTED: Final = 3

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -80,6 +81,9 @@ class TensorError:
     cause: str = ""  # a key of `diagnosis.CAUSES`, or "" if the tensor is right
     detail: str = ""  # description of the cause
     rows: int = 0  # number of rows that were compared one by one
+    reproduced: bool | None = (
+        None  # whether ggml makes its rows with the known importance matrix; None if not tried
+    )
 
     @property
     def wrong(self) -> bool:
@@ -93,11 +97,13 @@ def tensor_errors(
     progress: Progress = silent,
     *,
     only_vectors: bool = False,
+    importance: Mapping[str, Array] = MappingProxyType({}),
 ) -> list[TensorError]:
     """Return the error of every tensor, the largest relative to the allowed error first.
 
     If `only_vectors`, skip matrices. Norms and biases are small and stored unrounded, so a lost one is found here
-    whatever the type of the file, while the logits of a file with few bits hardly show it.
+    whatever the type of the file, while the logits of a file with few bits hardly show it. `importance` is the matrix
+    that the file was quantized with: for each tensor the mean squares of its input channels, (M·C,) for M matrices.
     """
     infos = {t.name: t for t in header.tensors if not only_vectors or len(t.shape) == 1}
     wanted = {t.name: t for t in target.tensors if not only_vectors or len(t.shape) == 1}
@@ -111,7 +117,9 @@ def tensor_errors(
         info = infos.get(name)
         error = _unmeasured(should, info)
         if info and not error.cause:
-            stored = StoredRows(info, ggml)
+            known = importance.get(name)
+            weights = None if known is None else known.reshape(-1, info.shape[0])
+            stored = StoredRows(info, ggml, weights)
             measured[name] = MeasuredTensor(stored, *measure(stored, _matrix(values)))
             error = _sized(info, should, measured[name])
         found.append(error)
@@ -158,6 +166,7 @@ def _sized(info: TensorInfo, should: TargetTensor, found: MeasuredTensor) -> Ten
         info.name, info.type_name, info.shape[::-1], should.source, relative if finite else np.inf,
         float(found.figures.largest.max()) if finite else np.inf, allowed + _ROOM * should.noise,
         rows=0 if should.noise else found.stored.n_rows,
+        reproduced=found.reproduced if found.stored.needs_matrix and not should.noise else None,
     )  # fmt: skip
 
 

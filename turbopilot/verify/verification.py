@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from turbopilot.base.counts import count
-from turbopilot.base.errors import TurboPilotError
+from turbopilot.base.errors import InvalidInput, TurboPilotError
 from turbopilot.base.file_digest import SourceWatch
 from turbopilot.base.progress import Progress, silent
 from turbopilot.formats.gguf.check import check_model
@@ -72,6 +73,8 @@ class VerifyOptions:
     cache: Path | None = None  # folder for the reference's results; None to keep nothing
     placement: PlacementWish = PlacementWish(0)  # noqa: RUF009 — frozen; where the candidates' layers go
     tensors: bool = True  # compare every row of every tensor; otherwise only norms and biases
+    # The importance matrix that the files were quantized with; see `tensor_errors`.
+    importance: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict)
 
 
 _DEFAULT = VerifyOptions()
@@ -189,7 +192,10 @@ def explained(
     if target:
         try:
             with target() as whole:
-                found = tensor_errors(header, whole, progress, only_vectors=not everything)
+                found = tensor_errors(
+                    header, whole, progress,
+                    only_vectors=not everything, importance=options.importance,
+                )  # fmt: skip
                 tensors, should = tuple(found), dict(whole.metadata)
         except TurboPilotError as e:
             everything, skipped = False, e.message  # the verdict depends on the logits alone
@@ -197,6 +203,13 @@ def explained(
         more = f" (and {count(len(wrong) - 1, 'more tensor')})" if len(wrong) > 1 else ""
         failure = Failure("tensors", f"{wrong[0].name} {wrong[0].detail}{more}")
         report = replace(report, failures=(*report.failures, failure))
+    tried = [t.reproduced for t in tensors if t.reproduced is not None]
+    if report.passed and 2 * sum(tried) < len(tried):
+        raise InvalidInput(
+            f"{header.path}: {len(tried) - sum(tried)} of {len(tried)} tensors were not quantized with this importance "
+            "matrix, or by another version of llama.cpp",
+            hint="give the matrix that the file was quantized with, or leave out --imatrix",
+        )
     findings = diagnose(report, header.metadata, should, tensors)
     compared = tensors if everything and target else None
     return replace(report, tensors=compared, rows_skipped=skipped, findings=tuple(findings))
