@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from serve.api.endpoints import ENDPOINTS
 from serve.api.openapi import description
 from serve.http.channel import MAX_CHUNK_LINE
 from serve.settings import Defaults
@@ -131,6 +132,7 @@ def test_unusual_request_has_the_expected_status(port: int, data: bytes, wanted:
     assert said(port, data)[0] in wanted
 
 
+ENDLESS = [("GET", e.paths[0]) for e in ENDPOINTS if e.streams]
 METHODS = ("HEAD", "OPTIONS", "GET", "POST", "PUT", "PATCH", "DELETE", "TRACE", "SEARCH")
 
 
@@ -143,6 +145,8 @@ def test_unsupported_methods_return_405_with_allow(port: int, path: str) -> None
     for (
         method
     ) in METHODS:  # on one connection: an unexpected body would be read as the next response
+        if (method, path) in ENDLESS:
+            continue
         c.request(method, target)
         response = c.getresponse()
         body = response.read()
