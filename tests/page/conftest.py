@@ -54,7 +54,8 @@ def watch() -> Watch:
 def open_page(browser: Browser, watch: Watch, tmp_path: Path) -> Iterator[OpenPage]:
     """Open pages, each in a browser context of its own; a test fails by problems of its pages.
 
-    The last picture of each page is in the test's folder, which pytest keeps if the test fails.
+    A test that ends its server closes the page before. The last picture of each page is in the test's folder, which
+    pytest keeps if the test fails.
     """
     pages: list[Page] = []
 
@@ -74,7 +75,8 @@ def open_page(browser: Browser, watch: Watch, tmp_path: Path) -> Iterator[OpenPa
 
     yield open_page
     for i, page in enumerate(pages):
-        page.screenshot(path=tmp_path / f"page{i}.png")
+        if not page.is_closed():
+            page.screenshot(path=tmp_path / f"page{i}.png")
         page.context.close()
     assert not watch.problems
 

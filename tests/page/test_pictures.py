@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
-import json
 import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests.clients.exchange import Sent
-from tests.clients.live import Live, wait_until
+from tests.clients.live import PATIENCE, Live
 from tests.page.conftest import OpenPage, TakePicture
 from tests.page.watched import Screen
 from tests.serve.test_editors import CAPTURED, NOT_SERVED
@@ -25,7 +26,7 @@ MOST_BYTES = 150_000
 """Maximum size of a picture."""
 
 # Samples of the charts: some minutes for a picture that is kept.
-SAMPLES = 150 if os.environ.get("TURBOPILOT_PICTURES") else 2
+SAMPLES = 100 if os.environ.get("TURBOPILOT_PICTURES") else 2
 WAVES = (1, 2, 1, 3, 5, 2, 1, 4, 1, 2)
 """Numbers of requests at a time, in turn: a queue that grows and shrinks."""
 
@@ -34,11 +35,13 @@ EDITED = [
 ]
 HOP_HEADERS = {"host", "content-length", "authorization", "connection", "transfer-encoding"}
 
-modes = pytest.mark.parametrize("mode", ["", "-dark"])
+
+def screen(height: int) -> Screen:
+    return Screen(1200, height, scale=1.5)
 
 
-def screen(mode: str, height: int) -> Screen:
-    return Screen(1200, height, dark=bool(mode), scale=1.5)
+def size(file: Path) -> int:
+    return file.stat().st_size
 
 
 @contextmanager
@@ -65,41 +68,38 @@ def editors_at_work(live: Live) -> Iterator[None]:
         thread.join()
 
 
-def samples(live: Live) -> int:
-    _, data = live.ask("GET", "/status")
-    return len(json.loads(data)["samples"])
+def wait_for_samples(live: Live) -> None:
+    """Wait until the server has taken enough samples; it sends each as an event."""
+    c = http.client.HTTPConnection("127.0.0.1", live.port, timeout=PATIENCE)
+    c.request("GET", "/status/stream")
+    events = (line for line in c.getresponse() if line.startswith(b"data:"))
+    assert len(list(itertools.islice(events, SAMPLES))) == SAMPLES
+    c.close()
 
 
-@modes
-def test_picture_of_the_playground(
-    open_page: OpenPage, live: Live, picture: TakePicture, mode: str
-) -> None:
-    page = open_page(live.url, "playground", screen(mode, 560))
+def test_picture_of_the_playground(open_page: OpenPage, live: Live, picture: TakePicture) -> None:
+    page = open_page(live.url, "playground", screen(560))
     page.get_by_text("tokens/s").wait_for()
     assert page.locator(".tp-ghost").inner_text()
-    assert picture(page, f"page-playground{mode}").stat().st_size <= MOST_BYTES
+    for scheme, name in (("light", "page-playground"), ("dark", "page-playground-dark")):
+        page.emulate_media(color_scheme=scheme)
+        assert size(picture(page, name)) <= MOST_BYTES
 
 
-@modes
-def test_picture_of_the_status(
-    open_page: OpenPage, live: Live, picture: TakePicture, mode: str
-) -> None:
+def test_pictures_of_the_status(open_page: OpenPage, live: Live, picture: TakePicture) -> None:
     with editors_at_work(live):
-        page = open_page(live.url, "status", screen(mode, 900))
-        wait_until(lambda: samples(live) >= SAMPLES)
+        page = open_page(live.url, "status", screen(900))
+        wait_for_samples(live)
         recent = page.get_by_role("region", name="Recent requests").last
         recent.locator("tbody tr").first.wait_for()
-        files = [picture(page, f"page-status{mode}"), picture(recent, f"page-requests{mode}")]
-    assert max(file.stat().st_size for file in files) <= MOST_BYTES
+        assert size(picture(page, "page-status")) <= MOST_BYTES
+        assert size(picture(recent, "page-requests")) <= MOST_BYTES
 
 
-@modes
-def test_picture_of_the_set_up(
-    open_page: OpenPage, live: Live, picture: TakePicture, mode: str
-) -> None:
-    page = open_page(live.url, "setup", screen(mode, 760))
+def test_picture_of_the_set_up(open_page: OpenPage, live: Live, picture: TakePicture) -> None:
+    page = open_page(live.url, "setup", screen(760))
     page.get_by_role("button", name="llama.vscode").click()
     page.get_by_role("button", name="Send the request").click()
     page.get_by_text("The editor would show this completion").wait_for()
     page.locator(".completion").scroll_into_view_if_needed()
-    assert picture(page, f"page-setup{mode}").stat().st_size <= MOST_BYTES
+    assert size(picture(page, "page-setup")) <= MOST_BYTES

@@ -86,8 +86,10 @@ def test_tokens_are_coloured_by_probability(page: Page) -> None:
 
 
 def test_sampling_fields_are_sent_and_checked(open_page: OpenPage, url: str) -> None:
+    from playwright.sync_api import expect
+
     page = opened(open_page, url)
-    assert page.get_by_label("Temperature").get_attribute("placeholder") == "0.2"
+    expect(page.get_by_label("Temperature")).to_have_attribute("placeholder", "0.2")
     page.get_by_label("Seed").fill("-1")  # out of range
     for label, value in (("Temperature", "0.7"), ("top_p", "0.9"), ("Max. tokens", "9")):
         page.get_by_label(label).fill(value)
