@@ -22,6 +22,7 @@ from tests.page.editor import (
     opened,
     says,
     shows,
+    stop_asking,
 )
 from tests.page.talking import saying, talking_server
 from tests.support.fakes import FakeDecoder
@@ -160,7 +161,7 @@ def test_typing_does_not_wait_for_the_server(open_page: OpenPage) -> None:
         says(page, "Waiting")
         page.keyboard.type("typed meanwhile")
         assert "return typed meanwhile\n" in document(page)
-        page.close()
+        stop_asking(page)
 
 
 def test_model_without_an_answer_shows_none(open_page: OpenPage) -> None:

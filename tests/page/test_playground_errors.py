@@ -22,6 +22,7 @@ from tests.page.editor import (
     opened,
     says,
     shows,
+    stop_asking,
     stream,
 )
 from tests.page.talking import HOSTILE, talking_server
@@ -111,7 +112,7 @@ def test_hostile_text_is_shown_as_text(open_page: OpenPage) -> None:
         assert not re.search("[\u202e\u2066\u001b]", text)
         assert page.title() == "TurboPilot"
         assert page.locator("#playground img[src], #playground script").count() == 0
-        page.close()
+        stop_asking(page)
 
 
 def test_endless_line_is_cut_and_typing_goes_on(open_page: OpenPage, url: str) -> None:

@@ -143,7 +143,7 @@ def test_model_is_chosen_among_several(
     with live_server(model_cache, "--model", f"other={demo_gguf}") as server:
         page = open_page(server.url)
         ghost(page).wait_for(timeout=60_000)
-        model = page.locator("#playground-model")
+        model = page.locator("#playground").get_by_label("Model", exact=True)
         with page.expect_response(lambda r: r.url.endswith("/v1/completions")) as found:
             model.select_option("other")
         assert body_of(found.value.request)["model"] == "other"
