@@ -78,7 +78,7 @@ def wait_for_samples(live: Live) -> None:
 
 
 def test_picture_of_the_playground(open_page: OpenPage, live: Live, picture: TakePicture) -> None:
-    page = open_page(live.url, "playground", screen(560))
+    page = open_page(live.url, "playground", screen(600))
     page.get_by_text("tokens/s").wait_for()
     assert page.locator(".tp-ghost").inner_text()
     for scheme, name in (("light", "page-playground"), ("dark", "page-playground-dark")):
@@ -97,7 +97,7 @@ def test_pictures_of_the_status(open_page: OpenPage, live: Live, picture: TakePi
 
 
 def test_picture_of_the_set_up(open_page: OpenPage, live: Live, picture: TakePicture) -> None:
-    page = open_page(live.url, "setup", screen(760))
+    page = open_page(live.url, "setup", screen(820))
     page.get_by_role("button", name="llama.vscode").click()
     page.get_by_role("button", name="Send the request").click()
     page.get_by_text("The editor would show this completion").wait_for()
