@@ -201,4 +201,4 @@ def test_completion_is_announced_to_screen_readers(open_page: OpenPage, url: str
         f"Completion: {SAYS}. Tab accepts it."
     )
     assert ghost(page).get_attribute("aria-hidden") == "true"
-    assert page.get_by_role("textbox", name="Code, point.py").count() == 1
+    assert page.get_by_role("textbox", name="Code, tree.py").count() == 1

@@ -49,8 +49,8 @@ def test_next_edit_is_shown_as_a_difference_and_accepted(open_page: OpenPage, ur
 
     page = opened(open_page, url)
     text = document(page).replace("return \n", "return z\n", 1)
-    start = text.index("self.y == other.y")
-    edit = {"start_index": start, "end_index": start + len("self.y"), "completion": "<b>z</b>"}
+    start = text.index("append")
+    edit = {"start_index": start, "end_index": start + len("append"), "completion": "<b>z</b>"}
     with next_edits(page, edit) as asked:
         page.reload()
         shows(page, SAYS)
@@ -59,14 +59,14 @@ def test_next_edit_is_shown_as_a_difference_and_accepted(open_page: OpenPage, ur
         page.locator(".cm-content").focus()
         page.keyboard.type("z")
         expect(page.locator(".tp-added")).to_have_text(
-            "        return self.x == other.x and <b>z</b> == other.y", timeout=60_000
+            "        self.children.<b>z</b>(child)", timeout=60_000
         )
-        assert "self.y == other.y" in page.locator(".tp-removed").inner_text()
+        assert "self.children.append(child)" in page.locator(".tp-removed").inner_text()
         assert asked[-1]["file_contents"] == text
         assert "-        return \n+        return z\n" in asked[-1]["recent_changes"]
-        assert asked[-1]["file_path"] == "point.py"
+        assert asked[-1]["file_path"] == "tree.py"
         page.keyboard.press("Tab")
-        assert "and <b>z</b> == other.y" in document(page)
+        assert "self.children.<b>z</b>(child)" in document(page)
         expect(page.locator(".tp-added")).to_have_count(0)
 
 

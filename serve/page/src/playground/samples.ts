@@ -8,26 +8,25 @@ export interface Sample {
 export const CURSOR = "█";
 
 export const SAMPLES: Record<string, Sample> = {
+  // The bundled model completes this one well.
   python: {
-    file: "point.py",
-    text: `"""Points in the plane."""
+    file: "tree.py",
+    text: `"""Trees of named nodes."""
 
 
-class Point:
-    """A point with the coordinates x and y."""
+class Node:
+    """A node with a name and children."""
 
-    def __init__(self, x, y):
-        self.x = x
-        self.y = y
+    def __init__(self, name, parent=None):
+        self.name = name
+        self.parent = parent
+        self.children = []
 
     def __repr__(self):
         return █
 
-    def __eq__(self, other):
-        return self.x == other.x and self.y == other.y
-
-    def __add__(self, other):
-        return Point(self.x + other.x, self.y + other.y)
+    def add(self, child):
+        self.children.append(child)
 `,
   },
   typescript: {
