@@ -72,7 +72,7 @@ test("meters show the loaded models beside their limit, and unknown loads as unk
   assert.deepEqual(quantities(answer), [
     { name: "CPU, 1 core", share: undefined, text: "–", isLimited: false },
     { name: "Memory", share: 0.75, text: "3 GiB of 4 GiB", isLimited: true },
-    { name: "Loaded models", share: 0.5, text: "512 MiB of 1 GiB", isLimited: true },
+    { name: "Models with full prefix caches", share: 0.5, text: "512 MiB of 1 GiB", isLimited: true },
   ]);
 });
 

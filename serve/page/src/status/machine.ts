@@ -24,7 +24,7 @@ export function quantities({ machine, models, samples }: StatusAnswer): Quantity
     ofWhole("Memory", used, machine.memory_total, own),
   ];
   const loaded = models.filter((m) => m.memory !== undefined).reduce((sum, m) => sum + m.memory!, 0);
-  if (machine.model_memory_limit) found.push(ofWhole("Loaded models", loaded, machine.model_memory_limit, ""));
+  if (machine.model_memory_limit) found.push(ofWhole("Models with full prefix caches", loaded, machine.model_memory_limit, ""));
   for (const gpu of machine.gpus) {
     found.push(percentage(gpu.name, gpu.load));
     found.push(ofWhole(`${gpu.name}: memory`, gpu.memory_total - gpu.memory_free, gpu.memory_total, ""));
