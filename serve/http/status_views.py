@@ -26,6 +26,8 @@ def status_views(
     """Return the views by the names of their endpoints."""
 
     def stream() -> Response:
+        if request.method == "HEAD":  # waitress would end its body, although there is none
+            return Response(mimetype="text/event-stream")
         when_gone: WhenGone = request.environ.get(WHEN_GONE, stays)
         viewer = status.watch()
         response = Response(_pieces(viewer, when_gone), mimetype="text/event-stream")

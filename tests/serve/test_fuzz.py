@@ -32,7 +32,7 @@ ASKED = st.sampled_from(sorted(BODIES)).flatmap(
 # Words in errors that a schema cannot express: unusable JSON schemas, invalid ids, contradicting fields, a cursor
 # outside the file, and models that cannot predict edits.
 BEYOND = (
-    "schema", "prompt", "messages", "template", "tokens", "logit_bias", "best_of", "n times", "n_cmpl times",
+    "schema", "prompt", "messages", "template", "token", "logit_bias", "best_of", "n times", "n_cmpl times",
     "cursor_position", "next-edit",
 )  # fmt: skip
 
