@@ -145,17 +145,18 @@ class Scheduler:
             slot, reuse = self._target(source, keep), None
         if slot != source and key is None and keep < WORTH_KEEPING:
             source, keep = None, 0  # a short common prefix is not worth a copy
-        clear: list[int] = []
-        if slot != source and self.slots.all[slot].cached:
-            clear.append(slot)
+        room: list[int] | None = []
         if self.slots.pooled:
             room = self._make_room(sequence, slot, source, keep)
-            if room is None:
-                if reuse:
-                    generated = sequence.tokens[sequence.n_prompt :]
-                    sequence.extend([*sequence.request.prompt, *generated])
-                return False
-            clear += room
+            if room is None and source is not None and source in self.slots.free():
+                slot = source  # there is no room for a copy
+                room = self._make_room(sequence, slot, source, keep)
+        if room is None:
+            if reuse:
+                generated = sequence.tokens[sequence.n_prompt :]
+                sequence.extend([*sequence.request.prompt, *generated])
+            return False
+        clear = [slot, *room] if slot != source and self.slots.all[slot].cached else room
         lost = [*clear, slot] if slot == source else clear
         save = [
             (i, self.slots.all[i].cached, self.slots.all[i].adapters)

@@ -238,6 +238,15 @@ def test_prompts_with_a_shared_prefix_keep_separate_slots() -> None:
         assert last(events).usage.cached_tokens >= 120
 
 
+def test_slot_is_overwritten_if_a_copy_of_its_prefix_has_no_room() -> None:
+    """Otherwise the request would wait forever: nothing is running that could leave room."""
+    engine = Engine(FakeDecoder(n_ctx=256, n_seq=4, n_batch=64), EngineOptions(n_slots=4))
+    shared = "s" * 44
+    run(engine, engine.submit(1, request(shared + "1" * 165, 1)))
+    events = run(engine, engine.submit(2, request(shared + "2" * 180, 1)))[2]
+    assert last(events).usage.cached_tokens == len(shared)
+
+
 def document(name: str, n: int = 300) -> str:
     """Return a text that shares no prefix with those of other names."""
     return "".join(chr(ord("a") + i % 7) for i in range(n)).join((name, name))
