@@ -2,7 +2,7 @@
 """Count the files and types that one streamed completion uses, from its connection to its first token.
 
     python scripts/trace_request.py
-    python scripts/trace_request.py --most-files 48 --most-types 22
+    python scripts/trace_request.py --most-files 52 --most-types 24
 
 The server runs in this process on a loopback socket, with a fake decoder of tests/support instead of llama.cpp. The
 first request warms up the server. The second is traced with a profile function in all threads.
@@ -167,8 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--most-files", type=int, default=48)
-    parser.add_argument("--most-types", type=int, default=22)
+    parser.add_argument("--most-files", type=int, default=52)
+    parser.add_argument("--most-types", type=int, default=24)
     args = parser.parse_args(arguments)
     trace = trace_request()
     print(f"{len(trace.files)} files", *sorted(trace.files), sep="\n  ")

@@ -206,15 +206,15 @@ class ModelPool(ModelTable):
         try:
             self._load(m)
             self._leave(m)
-        except DeviceLost as e:
-            m.lost = e
         except Exception:
-            m.lost = None
+            log.debug("%s is not loaded again", m.name)  # `_note_failure` has noted and logged it
 
     def _note_failure(self, m: PooledModel, failure: Exception) -> None:
         with self._changed:
             m.n_failures += 1
             m.failure, m.is_loading = failure, False
+            if m.lost:
+                m.lost = failure if isinstance(failure, DeviceLost) else None
             self._end()
         if not isinstance(failure, Overloaded):
             log.warning("%s cannot be loaded: %s", m.name, failure, extra={EVENT_MODEL: m.name})

@@ -221,7 +221,7 @@ def test_serve_shows_the_certificate_at_start(
     unsigned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("serve.http.server.serve", lambda options, notify: None)
+    monkeypatch.setattr("serve.http.server.serve", lambda options, notify, editors: None)
 
     def said() -> str:
         done = CliRunner().invoke(app, ["serve", str(unsigned)])
@@ -249,7 +249,7 @@ def test_serve_shows_no_line_for_cached_artifacts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBOPILOT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("serve.http.server.serve", lambda options, notify: None)
+    monkeypatch.setattr("serve.http.server.serve", lambda options, notify, editors: None)
     done = CliRunner().invoke(app, ["serve"])
     assert done.exit_code == 0
     assert "verif" not in done.stderr

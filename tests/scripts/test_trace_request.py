@@ -16,7 +16,7 @@ def trace(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_files_and_types_of_a_request_are_listed() -> None:
-    done = trace("--most-files", "48", "--most-types", "22")
+    done = trace("--most-files", "52", "--most-types", "24")
     assert done.returncode == 0, done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert {"serve/engine/engine.py", "serve.engine.sequence.Sequence*"} <= set(lines)

@@ -22,6 +22,7 @@ TYPES = {
     "page.css": "text/css; charset=utf-8",
     "icon.svg": "image/svg+xml",
     "index.html": "text/html; charset=utf-8",
+    "licences.txt": "text/plain; charset=utf-8",
 }
 FILES = sorted(TYPES)
 

@@ -254,7 +254,7 @@ def test_status_line_that_cannot_be_written_does_not_end_the_server(
         lines.append(line)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(server, "run", lambda models, listener, options, tell: tell("ready"))
+    monkeypatch.setattr(server, "run", lambda models, listener, options, tell, _: tell("ready"))
     server.serve(ServerOptions(demo_gguf, port=0), notify)
     assert lines == ["ready", "stopped"]
 

@@ -137,6 +137,7 @@ def port_of(p: subprocess.Popen[str]) -> int:
     """Wait until the server is ready and return its port."""
     assert p.stdout
     line = next(line for line in p.stdout if line.startswith("ready"))
+    assert next(p.stdout).startswith("page")
     assert next(p.stdout).startswith("try")
     return int(line.split("127.0.0.1:")[1].split()[0])
 

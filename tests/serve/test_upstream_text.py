@@ -81,7 +81,7 @@ def test_counts_and_times_of_the_engine_are_used_if_it_reports_them() -> None:
     p = progress(asked("abc", 99))
     told(p, text("a", n_cached=2, prompt_seconds=0.5), now=101)
     told(p, text("b", n_total=7), now=103)
-    assert p.usage == Usage(3, 7, 2, prompt_seconds=0.5, predict_seconds=2.0)
+    assert p.usage == Usage(3, 7, 2, prompt_seconds=0.5, predict_seconds=2.0, queue_seconds=0.5)
     p = progress(asked("abc", 99))
     told(p, text("a"), now=104)
     assert (p.usage.prompt_seconds, p.usage.completion_tokens) == (4.0, 1)
