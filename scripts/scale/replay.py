@@ -72,8 +72,10 @@ class Replay:
         await asyncio.sleep(self.scenario.seconds - self.scenario.warm_up)
         asked, waits = self.asked, self.seconds
         after = await self._counters()
-        for person in people:
-            person.cancel()
+        while not all(person.done() for person in people):
+            for person in people:  # again: `asyncio.wait_for` of Python 3.11 can lose a cancellation
+                person.cancel()
+            await asyncio.wait(people, timeout=0.1)
         for result in await asyncio.gather(*people, return_exceptions=True):
             if isinstance(result, Exception):
                 raise result

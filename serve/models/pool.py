@@ -206,6 +206,7 @@ class ModelPool(ModelTable):
         try:
             self._load(m)
             self._leave(m)
+            log.info("%s is loaded again", m.name, extra={EVENT_MODEL: m.name})
         except Exception:
             log.debug("%s is not loaded again", m.name)  # `_note_failure` has noted and logged it
 
