@@ -72,8 +72,9 @@ class Replay:
         await asyncio.sleep(self.scenario.seconds - self.scenario.warm_up)
         asked, waits = self.asked, self.seconds
         after = await self._counters()
+        # Again and again: `asyncio.wait_for` of Python 3.11 can lose a cancellation.
         while not all(person.done() for person in people):
-            for person in people:  # again: `asyncio.wait_for` of Python 3.11 can lose a cancellation
+            for person in people:
                 person.cancel()
             await asyncio.wait(people, timeout=0.1)
         for result in await asyncio.gather(*people, return_exceptions=True):
