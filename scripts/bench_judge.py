@@ -82,12 +82,7 @@ class Judged:
     message: str
 
 
-def judge(
-    lab: Lab,
-    path: Path,
-    words: list[str],
-    what: tuple[str, str, str, float],
-) -> Judged:
+def judge(lab: Lab, path: Path, words: list[str], what: tuple[str, str, str, float]) -> Judged:
     """Return the verdict on a file that is faulty if there are `words` that name the fault."""
     tensors = CHOICE.get("tensors", True)
     try:

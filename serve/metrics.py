@@ -99,9 +99,7 @@ class EngineMetrics:
     first_token_seconds: Histogram = field(default_factory=Histogram)  # from submission
     token_seconds: Histogram = field(default_factory=Histogram)  # from one token to the next
     slots: Callable[[], tuple[SlotState, ...]] = tuple  # returns the activity of each slot
-    prefixes: Callable[[], tuple[PrefixState, ...]] = (
-        tuple  # returns the contents of the prefix cache
-    )
+    prefixes: Callable[[], tuple[PrefixState, ...]] = tuple  # returns what the prefix cache holds
 
     def finish(self, how: str) -> None:
         """Count a request that ended."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 from serve.options import Option
+
+KEY_VARIABLE: Final = "TURBOPILOT_API_KEY"  # environment variable with API keys
 
 # A table, one option a field:
 # fmt: off
@@ -22,7 +24,7 @@ class SecurityOptions:
     api_keys: Annotated[tuple[str, ...], Option(
         "--api-key", "API key that requests must send (Authorization: Bearer KEY). Can be repeated. Other users "
         "of this machine can see it in the list of processes: use --api-key-file or the environment variable "
-        "TURBOPILOT_API_KEY instead.",
+        f"{KEY_VARIABLE} instead.",
         metavar="KEY", is_secret=True,
     )] = field(default=(), repr=False)
     cors_origins: Annotated[tuple[str, ...], Option(

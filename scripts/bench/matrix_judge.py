@@ -24,18 +24,8 @@ from turbopilot.verify.tensor_errors import tensor_errors
 
 # Types whose rows need the importance matrix to be judged exactly.
 TYPES: Final = (
-    "q4_0",
-    "q4_1",
-    "q5_0",
-    "q5_1",
-    "iq3_s",
-    "iq3_xxs",
-    "iq2_s",
-    "iq2_xs",
-    "iq2_xxs",
-    "iq1_m",
-    "iq1_s",
-)
+    "q4_0", "q4_1", "q5_0", "q5_1", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs", "iq1_m", "iq1_s",
+)  # fmt: skip
 FAULT: Final = "row scaled by 1 %"
 
 

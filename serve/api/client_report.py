@@ -29,12 +29,12 @@ _SWEEP: Final[Mapping[str, Report]] = {
 
 
 def tabby_report(data: bytes) -> Report | None:
-    """Return what the body of an event of Tabby's reports; None if it is anything else."""
+    """Return what a Tabby event reports; None if the body is anything else."""
     return _report(data, "type", _TABBY)
 
 
 def sweep_report(data: bytes) -> Report | None:
-    """Return what the body of a report of Sweep's says; None if it is anything else."""
+    """Return what a Sweep event reports; None if the body is anything else."""
     return _report(data, "event_type", _SWEEP)
 
 

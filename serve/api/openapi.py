@@ -17,6 +17,7 @@ from serve.api.llama_state import SlotsAnswer
 from serve.api.llama_tokenizer import ModelRequest
 from serve.api.sampling import SERVER_DEFAULT
 from serve.api.status import ModelChange
+from serve.request_headers import DEADLINE_HEADER, PRIORITY_HEADER, SESSION_HEADER
 from serve.settings import MAX_BODY_BYTES, Defaults
 from turbopilot.base.version import __version__
 
@@ -94,19 +95,19 @@ _TRUNCATED: Final = (
 )
 _PARAMETERS: Final[list[dict[str, Any]]] = [
     {
-        "name": "X-TurboPilot-Session",
+        "name": SESSION_HEADER,
         "in": "header",
         "description": "Session name, chosen by the client. A new request ends earlier requests of the same session.",
         "schema": _STRING,
     },
     {
-        "name": "X-TurboPilot-Deadline-Ms",
+        "name": DEADLINE_HEADER,
         "in": "header",
         "description": "Same as `deadline_ms`, over which it takes precedence.",
         "schema": {"type": "integer", "minimum": 1, "maximum": 10**9},
     },
     {
-        "name": "X-TurboPilot-Priority",
+        "name": PRIORITY_HEADER,
         "in": "header",
         "description": "`low` runs only while no request of normal priority is queued or running.",
         "schema": {"enum": ["low", "normal"], "default": "normal"},

@@ -101,7 +101,7 @@ class Scheduler:
 
     @property
     def first_rank(self) -> Rank:
-        """The first rank of all sequences, which may run; the last one if there is no sequence."""
+        """Rank of the sequences that may run: the first of all ranks. AHEAD if the engine has no sequence."""
         return min((s.rank for s in (*self._waiting, *self.slots.running)), default=Rank.AHEAD)
 
     def _put_back(self, sequence: Sequence) -> None:
@@ -149,7 +149,7 @@ class Scheduler:
         if self.slots.pooled:
             room = self._make_room(sequence, slot, source, keep)
             if room is None and source is not None and source in self.slots.free():
-                slot = source  # there is no room for a copy
+                slot = source  # a copy does not fit
                 room = self._make_room(sequence, slot, source, keep)
         if room is None:
             if reuse:

@@ -34,7 +34,7 @@ def editors_view(
             raise InvalidRequest(f"scheme must be one of {', '.join(SCHEMES)}", param="scheme")
         model = request.args.get("model") or models.known[0].name
         try:
-            # The Host header names this server as the page's reader does; it was checked before (security/hosts.py).
+            # The browser reaches this server by the name in the Host header, which security/hosts.py has checked.
             answer = editors(f"{scheme}://{request.host}", model, bool(security.api_keys))
         except InvalidInput as e:
             raise InvalidRequest(e.message) from e

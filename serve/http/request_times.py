@@ -11,6 +11,7 @@ from flask import Flask, Response, g, request
 
 from serve.api.endpoints import ENDPOINTS
 from serve.api.status import RequestEnd
+from serve.request_headers import PRIORITY_HEADER
 from serve.runner.generation import Generation
 from serve.status.client_name import client_name
 from serve.status.request_times import FinishedRequest, end_of
@@ -52,7 +53,7 @@ def register(app: Flask, record: Callable[[FinishedRequest], None]) -> None:
             _end(status),
             0.0,
             _load_seconds(),
-            is_low=request.headers.get("X-TurboPilot-Priority") == "low",
+            is_low=request.headers.get(PRIORITY_HEADER) == "low",
         )
         generation: Generation | None = g.get("generation")
         if generation or status >= 400:

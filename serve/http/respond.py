@@ -20,13 +20,10 @@ from serve.http.errors import stream_error
 from serve.http.request_times import begin_load
 from serve.models import ModelPool
 from serve.models.completion import Completion
+from serve.request_headers import DEADLINE_HEADER, PRIORITY_HEADER, SESSION_HEADER
 from serve.runner.generation import Generation, WhenGone, stays
 from serve.settings import Defaults
 from turbopilot.base.errors import InvalidRequest
-
-SESSION_HEADER = "X-TurboPilot-Session"
-DEADLINE_HEADER = "X-TurboPilot-Deadline-Ms"
-PRIORITY_HEADER = "X-TurboPilot-Priority"
 
 
 def json_answer(

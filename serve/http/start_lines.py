@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from serve.security_options import KEY_VARIABLE
+
 
 def how_to_use(
     host: str, port: int, *, needs_key: bool = False, has_page: bool = True
@@ -10,7 +12,7 @@ def how_to_use(
     if host in ("0.0.0.0", "::"):  # listens on all addresses; loopback works on this machine
         host = "127.0.0.1"
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    key = '-H "Authorization: Bearer $TURBOPILOT_API_KEY" ' if needs_key else ""
+    key = f'-H "Authorization: Bearer ${KEY_VARIABLE}" ' if needs_key else ""
     return [
         f"ready    {url}  (press Ctrl-C to stop)",
         *([f"page     {url}/"] if has_page else []),

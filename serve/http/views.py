@@ -30,8 +30,7 @@ from serve.models import ModelPool, ModelStatus
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo
 from serve.settings import Defaults
-from turbopilot.base.errors import NotSupported, Overloaded, UnknownModel
-from turbopilot.base.quoting import quoted
+from turbopilot.base.errors import NotSupported, Overloaded
 from turbopilot.base.version import __version__
 
 # Lifetime of Copilot's token; the plugin requests a new one after `refresh_in`. Source: the original TurboPilot.
@@ -75,9 +74,7 @@ def _model_views(models: ModelPool) -> dict[str, View]:
         return json_answer(answer)
 
     def model(name: str) -> Response:
-        if found := _find(models, name):
-            return json_answer(answers.model_answer(found))
-        raise UnknownModel(f"the model {quoted(name)} does not exist", param="model")
+        return json_answer(answers.model_answer(models.find(name).info))
 
     return {"models": all_models, "model": model}
 

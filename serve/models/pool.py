@@ -176,7 +176,7 @@ class ModelPool(ModelTable):
         Its next request loads it again.
 
         Raises:
-            UnknownModel: there is no such model.
+            UnknownModel: no model has this name.
             InvalidRequest: upstreams compute it.
             Overloaded: the server is shutting down.
         """

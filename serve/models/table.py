@@ -10,7 +10,7 @@ from serve.models.pooled_model import RETRY_SECONDS, PooledModel, hold_up
 from serve.models.service import CompletionService
 from serve.models.status import ModelInfo, ModelStatus
 from serve.runner.generation import ClientGone, WhenGone
-from turbopilot.base.errors import Overloaded, UnknownModel, did_you_mean
+from turbopilot.base.errors import Overloaded, UnknownModel
 from turbopilot.base.quoting import quoted
 
 
@@ -43,11 +43,7 @@ class ModelTable:
         """Return the model with this name; raise UnknownModel if there is none."""
         if m := self._by_name.get(name):
             return m
-        raise UnknownModel(
-            f"the model {quoted(name)} does not exist",
-            param="model",
-            hint=did_you_mean(name, self._by_name),
-        )
+        raise UnknownModel(f"the model {quoted(name)} does not exist", param="model")
 
     @property
     def adapters(self) -> AdapterScales:

@@ -129,9 +129,8 @@ class Generation:
         self.ends = RequestEnds(len(requests))
         self.n_ahead: int | None = None  # open requests when it was submitted, if known
         self.submitted: float | None = None  # time of its submission
-        self.inbox_seconds = (
-            0.0  # until the engine's thread took it, which may compute a step before
-        )
+        # From then until the engine's thread takes it, which may compute a step before.
+        self.inbox_seconds = 0.0
 
     @property
     def ids(self) -> range:

@@ -9,19 +9,9 @@ MOST_CHARACTERS: Final = 40
 _COMMENT: Final = re.compile(r"\([^()]*\)")
 _PRODUCT: Final = re.compile(r"([!-.0-~]+)(?:/[!-~]*)?")
 # Products that browsers, and editors built on one, name in front of or behind their own.
-_ENGINES: Final = frozenset(
-    {
-        "Mozilla",
-        "AppleWebKit",
-        "Gecko",
-        "KHTML",
-        "Chrome",
-        "Safari",
-        "Electron",
-        "Version",
-        "Mobile",
-    }
-)
+_ENGINES: Final = frozenset((
+    "Mozilla", "AppleWebKit", "Gecko", "KHTML", "Chrome", "Safari", "Electron", "Version", "Mobile",
+))  # fmt: skip
 
 
 def client_name(user_agent: str) -> str:

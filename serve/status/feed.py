@@ -14,9 +14,7 @@ log = logging.getLogger("turbopilot.http")
 
 INTERVAL: Final = 1.0  # seconds between two snapshots
 MOST_VIEWERS: Final = 32  # each takes a thread of the server
-LINGER: Final = (
-    10  # intervals for which snapshots go on after the last look, for programs that poll
-)
+LINGER: Final = 10  # intervals of further snapshots after the last look, for programs that poll
 RETRY_SECONDS: Final = 30  # people rarely close a page sooner
 
 
@@ -39,7 +37,7 @@ class StatusFeed:
         self._measure, self._first, self._pause = measure, first, pause
         self._changed = threading.Condition()
         self._is_running = self._is_over = False
-        self._left = 0  # intervals until the thread ends if there are no viewers
+        self._left = 0  # intervals without viewers until the thread ends
         self._n_viewers = 0
         self._number, self._snapshot = 0, b""
 

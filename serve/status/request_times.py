@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
@@ -64,7 +64,7 @@ class TimeParts:
     queue: float = 0.0
     prefill: float = 0.0
     decode: float = 0.0
-    other: float = field(default=0.0)
+    other: float = 0.0
 
     @property
     def longest(self) -> str:

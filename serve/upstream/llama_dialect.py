@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from serve.decoder import Tokenizer
 from serve.request import ChosenToken, GenerationRequest, TokenLogprob
+from serve.request_headers import PRIORITY_HEADER
 from serve.sampling.healing import Healing
 from serve.upstream.dialect import (
     EngineCall,
@@ -129,7 +130,7 @@ class TurboPilotDialect(LlamaServerDialect):
 
     def headers(self, request: GenerationRequest) -> Mapping[str, str]:
         """See `EngineDialect`."""
-        return {"X-TurboPilot-Priority": "low"} if request.is_low else {}
+        return {PRIORITY_HEADER: "low"} if request.is_low else {}
 
 
 def _chosen(found: Mapping[str, Any]) -> ChosenToken:

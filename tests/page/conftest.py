@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import pytest
 
 from tests.clients.live import ROOT, Live
+from tests.page.editor import SAYS
+from tests.page.talking import talking_server
 from tests.page.watched import LIGHT, Screen, Watch
 from tests.support.chromium import BROWSERS, chromium, installed_browser
 
@@ -104,3 +106,10 @@ def picture(tmp_path: Path) -> TakePicture:
         return file
 
     return take
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """URL of a server whose completions are SAYS."""
+    with talking_server(SAYS) as url:
+        yield url

@@ -6,11 +6,12 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
-from tests.page.conftest import OpenPage
 from tests.page.watched import LIGHT, Screen
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
+
+    from tests.page.conftest import OpenPage
 
 ROUTE = "**/v1/completions"
 SAYS = "self.x + self.y"

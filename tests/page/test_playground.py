@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,13 +30,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.page
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """URL of a server whose completions are SAYS."""
-    with talking_server(SAYS) as url:
-        yield url
 
 
 def test_bundled_model_completes_the_sample(page: Page) -> None:

@@ -10,19 +10,11 @@ import pytest
 
 from tests.page.conftest import OpenPage
 from tests.page.editor import SAYS, body_of, document, has_no_ghost, opened, shows
-from tests.page.talking import talking_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
 pytestmark = pytest.mark.page
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """URL of a server whose completions are SAYS."""
-    with talking_server(SAYS) as url:
-        yield url
 
 
 @contextmanager

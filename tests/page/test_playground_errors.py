@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,13 +28,6 @@ from tests.page.talking import HOSTILE, talking_server
 from tests.page.watched import Watch
 
 pytestmark = pytest.mark.page
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """URL of a server whose completions are SAYS."""
-    with talking_server(SAYS) as url:
-        yield url
 
 
 def test_missing_key_is_asked_for(open_page: OpenPage, guarded: Live, watch: Watch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,20 +22,12 @@ from tests.page.editor import (
     says,
     shows,
 )
-from tests.page.talking import talking_server
 from tests.page.watched import DARK, NARROW, Screen
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.page
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    """URL of a server whose completions are SAYS."""
-    with talking_server(SAYS) as url:
-        yield url
 
 
 def test_nothing_is_asked_for_if_that_is_switched_off(open_page: OpenPage, url: str) -> None:

@@ -11,9 +11,9 @@ from flask.testing import FlaskClient
 from typer.testing import CliRunner
 
 from serve.http.security import checked_options
-from serve.http.security.keys import KEY_VARIABLE, ApiKeys, presented, read_key_file
+from serve.http.security.keys import ApiKeys, presented, read_key_file
 from serve.http.start_lines import how_to_use, open_to_strangers
-from serve.security_options import SecurityOptions
+from serve.security_options import KEY_VARIABLE, SecurityOptions
 from serve.settings import ServerOptions
 from tests.support.serving import MakeClient
 from turbopilot.base.errors import InvalidInput

@@ -88,7 +88,7 @@ def at_start(path: Path, reporter: Reporter) -> str:
 
 
 def of_valid(header: GgufHeader, reporter: Reporter) -> str:
-    """Return the line about a file's certificate; "" without one, if it is no longer valid, or if the file failed.
+    """Return the line about a file's certificate; "" if the file has no valid certificate, or has failed.
 
     The file is read only if it has changed since its last check.
     """

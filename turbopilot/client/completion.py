@@ -95,7 +95,7 @@ def served_chunks(server: ServerConnection, request: CursorRequest) -> Chunks:
     """Yield the chunks of a server's answer.
 
     Raises:
-        ServerUnreachable, ServerRefused: there is no answer, it is an error, or takes too long.
+        ServerUnreachable, ServerRefused: the server does not answer in time, or answers with an error.
         AnswerUnreadable: it is not an answer to such a request.
     """
     where = server.url + ROUTE

@@ -8,12 +8,12 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
+from serve.security_options import KEY_VARIABLE
 from serve.upstream.address import EngineAddress
 from serve.upstream.client import BROKEN, MOST_ANSWER, EngineClient, EngineStream
 from turbopilot.base.errors import InvalidInput, ServeError
 from turbopilot.base.quoting import shortened
 
-KEY_VARIABLE: Final = "TURBOPILOT_API_KEY"
 _MOST_MESSAGE: Final = 500  # characters of a server's error that are shown
 _BAD_REQUEST: Final = frozenset({400, 413, 422})
 CHECK_URL: Final = "check --url: it must be the address of a TurboPilot server of this version"
@@ -75,7 +75,7 @@ class ServerConnection:
             seconds: time until the headers and each further part must arrive.
 
         Raises:
-            ServerUnreachable, ServerRefused: there is no answer, or it is an error.
+            ServerUnreachable, ServerRefused: the server does not answer, or answers with an error.
             AnswerUnreadable: it is too long.
         """
         with self._stream(path, None, seconds) as stream:
@@ -103,7 +103,7 @@ class ServerConnection:
             renews: whether each line has this time again, so that the answer may be endless.
 
         Raises:
-            ServerUnreachable, ServerRefused: there is no answer, it is an error, or takes too long.
+            ServerUnreachable, ServerRefused: the server does not answer in time, or answers with an error.
         """
         until = time.monotonic() + seconds
         with self._stream(path, body, seconds) as stream:

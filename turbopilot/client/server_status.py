@@ -64,7 +64,7 @@ def status_of(server: ServerConnection) -> StatusAnswer:
     """Return the status of a server.
 
     Raises:
-        ServerUnreachable, ServerRefused: there is no answer, or it is an error.
+        ServerUnreachable, ServerRefused: the server does not answer, or answers with an error.
         AnswerUnreadable: it is not the status of such a server.
     """
     return _read(server, ROUTE, server.get(ROUTE, _ANSWER_SECONDS))

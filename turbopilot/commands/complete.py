@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from serve.security_options import KEY_VARIABLE
 from serve.settings import DEFAULT_PORT
 from turbopilot.base.errors import InvalidInput
 from turbopilot.commands.verb import AsJson, takes
@@ -22,7 +23,7 @@ Url = Annotated[str | None, typer.Option(
     "--url", show_default=DEFAULT_URL, help="URL of the server, such as https://code.example/turbopilot.",
 )]  # fmt: skip
 ApiKey = Annotated[str, typer.Option(
-    "--api-key", envvar="TURBOPILOT_API_KEY", show_default=False,
+    "--api-key", envvar=KEY_VARIABLE, show_default=False,
     help="API key of the server. Other users of this machine can see it in the list of processes: use the variable "
     "instead.",
 )]  # fmt: skip

@@ -85,7 +85,7 @@ ReadKey = Callable[[float], str | None]
 
 @contextmanager
 def _keys() -> Iterator[ReadKey]:
-    """Yield a function that waits for a key, which is not shown. Without a terminal as stdin, there are no keys."""
+    """Yield a function that waits for a key without showing it. It returns no keys if stdin is not a terminal."""
     if not sys.stdin.isatty():
         yield _no_key
     elif os.name == "nt":

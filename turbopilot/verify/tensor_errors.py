@@ -81,9 +81,8 @@ class TensorError:
     cause: str = ""  # a key of `diagnosis.CAUSES`, or "" if the tensor is right
     detail: str = ""  # description of the cause
     rows: int = 0  # number of rows that were compared one by one
-    reproduced: bool | None = (
-        None  # whether ggml makes its rows with the known importance matrix; None if not tried
-    )
+    # Whether ggml makes its rows with the known importance matrix; None if that was not tried.
+    reproduced: bool | None = None
 
     @property
     def wrong(self) -> bool:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from serve.http.security.hosts import check_name
-from serve.http.security.keys import KEY_VARIABLE, check_key, read_key_file
+from serve.http.security.keys import check_key, read_key_file
 from serve.http.security.origins import check_origins
-from serve.security_options import SecurityOptions
+from serve.security_options import KEY_VARIABLE, SecurityOptions
 
 
 def checked_options(

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from turbopilot.base.errors import InvalidInput, Unauthorized
 
-KEY_VARIABLE = "TURBOPILOT_API_KEY"
 MAX_KEY_FILE_BYTES = 2**20  # a larger file is not a list of keys
 # OpenAI's clients send "Bearer"; Copilot's plugin sends "token" in its token request.
 SCHEMES = ("bearer", "token")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable
 
 from serve.http.security.hosts import ANY, parse_authority
+from serve.request_headers import DEADLINE_HEADER, PRIORITY_HEADER, SESSION_HEADER
 from turbopilot.base.errors import InvalidInput, OriginRefused
 
 # Origin of a page without an address. Any page can send it, for example from a sandboxed frame.
@@ -22,7 +23,7 @@ METHODS = "GET, POST, OPTIONS"
 # Headers that a page may send: those that the routes read, and (by prefix) those that OpenAI's SDK adds.
 HEADERS = (
     "authorization", "content-type", "x-api-key", "api-key", "x-request-id",
-    "x-turbopilot-session", "x-turbopilot-deadline-ms", "x-turbopilot-priority",
+    *map(str.lower, (SESSION_HEADER, DEADLINE_HEADER, PRIORITY_HEADER)),
 )  # fmt: skip
 HEADER_PREFIXES = ("x-turbopilot-", "x-stainless-")
 EXPOSED = "X-TurboPilot-Truncated, X-Request-Id, Retry-After"

@@ -1,5 +1,8 @@
 /** Requests to the server that this page comes from. The API key stays in this module's memory. */
 
+/** Headers of completion requests: the page must never delay an editor. */
+export const LOW = { "X-TurboPilot-Priority": "low" };
+
 let apiKey = "";
 const askForKey: { ask: () => Promise<string> } = { ask: async () => "" };
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bytes, clock, count, duration, number, share, shareOf, span } from "../src/status/units";
+import { bytes, clock, count, duration, number, share, shareOf, span } from "../src/units";
 
 test("bytes have binary units and at most three digits", () => {
   const cases: [number, string][] = [

@@ -3,7 +3,7 @@
 import { Annotation, type Transaction } from "@codemirror/state";
 import type { EditorView, ViewUpdate } from "@codemirror/view";
 
-import { events } from "../server";
+import { events, LOW } from "../server";
 import { Asker } from "./asker";
 import { type CompletionChunk, CompletionReader, completionBody } from "./completion_stream";
 import { cycled, firstWord, fitting, type GhostText, grown, position, rest } from "./ghost_text";
@@ -14,8 +14,6 @@ import { Report } from "./reports";
 import type { Sampling } from "./sampling";
 import { spoken } from "./visible";
 
-/** The page's requests must never delay those of editors. */
-export const LOW = { "X-TurboPilot-Priority": "low" };
 /** One session for each open page: the server ends an older request of the same session. */
 export const SESSION = { "X-TurboPilot-Session": `page-${crypto.getRandomValues(new Uint32Array(2)).join("-")}` };
 

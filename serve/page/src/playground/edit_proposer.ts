@@ -2,9 +2,9 @@
 
 import { EditorView, type ViewUpdate } from "@codemirror/view";
 
-import { json } from "../server";
+import { json, LOW } from "../server";
 import { Asker } from "./asker";
-import { LOW, SESSION, type CompleterHost } from "./completer";
+import { SESSION, type CompleterHost } from "./completer";
 import { editField, setEdit } from "./edit_field";
 import { lineDifference, MOST_FILE, type NextEditAnswer, type NextEditBody, proposedEdit, recentChange } from "./next_edit";
 import { spoken } from "./visible";

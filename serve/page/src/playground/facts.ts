@@ -1,5 +1,6 @@
 /** The numbers of a completion that are shown below the editor. */
 
+import { NOTHING } from "../units";
 import type { CompletionReader } from "./completion_stream";
 
 export interface Fact {
@@ -8,7 +9,6 @@ export interface Fact {
   title: string;
 }
 
-const NONE = "–";
 const ENDINGS: Record<string, string> = { stop: "stop", length: "token limit" };
 
 /** Return the facts of a completion; each is always there, so that the line does not move. */
@@ -19,25 +19,25 @@ export function facts(reader: CompletionReader | undefined, firstTokenMs: number
   const speed = timings?.predicted_per_second;
   return [
     { name: "First token", value: milliseconds(firstTokenMs), title: "Time from the request to the first text" },
-    { name: "Speed", value: speed ? `${speed.toFixed(speed < 10 ? 1 : 0)} tokens/s` : NONE, title: "Speed of decoding" },
-    { name: "Tokens", value: usage ? String(usage.completion_tokens) : NONE, title: "Generated tokens" },
+    { name: "Speed", value: speed ? `${speed.toFixed(speed < 10 ? 1 : 0)} tokens/s` : NOTHING, title: "Speed of decoding" },
+    { name: "Tokens", value: usage ? String(usage.completion_tokens) : NOTHING, title: "Generated tokens" },
     {
       name: "Cached",
-      value: usage && cached !== undefined ? `${cached} of ${usage.prompt_tokens}` : NONE,
+      value: usage && cached !== undefined ? `${cached} of ${usage.prompt_tokens}` : NOTHING,
       title: "Tokens of the prompt that were in the KV cache",
     },
     {
       name: "Drafts",
-      value: drafted ? `${timings?.draft_n_accepted ?? 0} of ${drafted}` : NONE,
+      value: drafted ? `${timings?.draft_n_accepted ?? 0} of ${drafted}` : NOTHING,
       title: "Draft tokens that the model accepted",
     },
-    { name: "End", value: ended ? (ENDINGS[ended] ?? ended) : NONE, title: "Why the completion ended" },
+    { name: "End", value: ended ? (ENDINGS[ended] ?? ended) : NOTHING, title: "Why the completion ended" },
   ];
 }
 
 /** Return a duration: `43 ms` or `1.2 s`. */
 export function milliseconds(ms: number | undefined): string {
-  if (ms === undefined) return NONE;
+  if (ms === undefined) return NOTHING;
   return ms < 1000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;
 }
 

@@ -1,7 +1,7 @@
 /** The check: sends what an editor would send, and shows how the editor would read the answer. */
 
 import { element } from "../element";
-import { keyHeaders } from "../server";
+import { keyHeaders, LOW } from "../server";
 import { type EditorStatus, sendsKey } from "./editors";
 import { judge, type Received, type Verdict } from "./verdict";
 
@@ -85,7 +85,7 @@ async function received(
   try {
     const response = await fetch(path, {
       method,
-      headers: { ...headers, "Content-Type": "application/json", "X-TurboPilot-Priority": "low" },
+      headers: { ...headers, "Content-Type": "application/json", ...LOW },
       signal: AbortSignal.timeout(LONGEST),
       ...(body && { body: JSON.stringify(body) }),
     });

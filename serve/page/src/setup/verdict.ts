@@ -1,6 +1,6 @@
 /** Reads the answer to an editor's request as the editor would, and explains what is wrong. */
 
-import { duration } from "../status/units";
+import { duration } from "../units";
 import type { CheckRequest } from "./editors";
 
 /** What came back. Status 0 means that there was no answer. */

@@ -4,7 +4,7 @@ import { element } from "../element";
 import type { StatusSample } from "./answers";
 import { setAttribute, setText } from "./rows";
 import { axisEnd, curve, nearest, type Point, points, WINDOW } from "./timeline";
-import { clock, NOTHING } from "./units";
+import { clock, NOTHING } from "../units";
 
 const HEIGHT = 100;
 

@@ -3,7 +3,7 @@
 import { element } from "../element";
 import type { StatusSample } from "./answers";
 import { chart, type ChartOptions } from "./chart";
-import { count, duration, number, share } from "./units";
+import { count, duration, number, share } from "../units";
 
 const CHARTS: readonly ChartOptions[] = [
   {

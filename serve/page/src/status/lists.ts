@@ -5,7 +5,7 @@ import type { AcceptedShare, CachedPrefix, ServerEvent, StatusAnswer } from "./a
 import { meter } from "./bars";
 import { KeyedParts, type Part, setText } from "./rows";
 import { type Column, table } from "./table";
-import { bytes, clock, count, shareOf, span } from "./units";
+import { bytes, clock, count, shareOf, span } from "../units";
 
 /** Prefixes have no names, so a row stands for a place in the server's list. */
 type ListedPrefix = CachedPrefix & { place: number };

@@ -4,7 +4,7 @@ import { element } from "../element";
 import type { StatusAnswer } from "./answers";
 import { meter } from "./bars";
 import { KeyedParts, type Part } from "./rows";
-import { bytes, count, NOTHING } from "./units";
+import { bytes, count, NOTHING } from "../units";
 
 interface Quantity {
   name: string;

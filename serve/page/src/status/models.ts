@@ -6,7 +6,7 @@ import type { DeviceHealth, ServedModelStatus, SlotStatus, StatusAnswer, Upstrea
 import { meter, stackedBar } from "./bars";
 import { KeyedParts, type Part, setText } from "./rows";
 import { type Column, table } from "./table";
-import { bytes, count } from "./units";
+import { bytes, count } from "../units";
 
 const DEVICE_PARTS = [
   { name: "weights", colour: "k1" },

@@ -5,7 +5,7 @@ import type { RequestTimes, StatusAnswer } from "./answers";
 import { stackedBar } from "./bars";
 import { type Part, setText } from "./rows";
 import { type Column, table } from "./table";
-import { clock, count, duration, NOTHING, shareOf } from "./units";
+import { clock, count, duration, NOTHING, shareOf } from "../units";
 
 export const PHASES = [
   { name: "load", colour: "k3" },

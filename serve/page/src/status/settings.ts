@@ -5,7 +5,7 @@ import { json, ServerError } from "../server";
 import type { SettingsAnswer, SettingStatus } from "./answers";
 import { setText } from "./rows";
 import { type Column, table } from "./table";
-import { count, NOTHING } from "./units";
+import { count, NOTHING } from "../units";
 
 const COLUMNS: Column<SettingStatus>[] = [
   { head: "Option", text: (s) => s.flag },

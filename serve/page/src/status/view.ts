@@ -12,7 +12,7 @@ import { requests } from "./requests";
 import { type Part, setText } from "./rows";
 import { settings } from "./settings";
 import { appended } from "./timeline";
-import { clock } from "./units";
+import { clock } from "../units";
 
 /** Fill the panel. It reads the server only while it is open. */
 export function status(panel: HTMLElement): View {
