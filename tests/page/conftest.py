@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -53,12 +54,21 @@ def watch() -> Watch:
 
 
 @pytest.fixture
-def open_page(browser: Browser, watch: Watch, tmp_path: Path) -> Iterator[OpenPage]:
+def servers() -> Iterator[ExitStack]:
+    """Servers that a test starts itself with `enter_context`; they end after its pages, which go on asking them."""
+    with ExitStack() as servers:
+        yield servers
+
+
+@pytest.fixture
+def open_page(
+    browser: Browser, watch: Watch, servers: ExitStack, tmp_path: Path
+) -> Iterator[OpenPage]:
     """Open pages, each in a browser context of its own; a test fails by problems of its pages.
 
-    A test that ends its server closes the page before. The last picture of each page is in the test's folder, which
-    pytest keeps if the test fails.
+    The last picture of each page is in the test's folder, which pytest keeps if the test fails.
     """
+    del servers  # needed for the order alone: pages close before servers end
     pages: list[Page] = []
 
     def open_page(url: str, view: str = "playground", screen: Screen = LIGHT) -> Page:

@@ -89,8 +89,3 @@ def opened(open_page: OpenPage, url: str, screen: Screen = LIGHT) -> Page:
     page = open_page(url, screen=screen)
     shows(page, SAYS)
     return page
-
-
-def stop_asking(page: Page) -> None:
-    """End the page's request, so that it does not try again once the server is gone."""
-    page.locator(".cm-content").press("Escape")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,7 +22,6 @@ from tests.page.editor import (
     opened,
     says,
     shows,
-    stop_asking,
 )
 from tests.page.talking import saying, talking_server
 from tests.support.fakes import FakeDecoder
@@ -132,35 +132,31 @@ def test_moving_the_cursor_ends_the_ghost_text(open_page: OpenPage, url: str) ->
     has_no_ghost(page)
 
 
-def test_other_typing_aborts_the_running_request(open_page: OpenPage) -> None:
+def test_other_typing_aborts_the_running_request(open_page: OpenPage, servers: ExitStack) -> None:
     gate = threading.Semaphore(0)
     decoder = FakeDecoder(saying(SAYS), n_ctx=1 << 14, n_batch=512, gate=gate)
-    with talking_server(SAYS, decoder) as url:
-        page = open_page(url)
-        says(page, "Waiting")
-        with page.expect_event("requestfailed") as failed, page.expect_request(ROUTE) as sent:
-            page.keyboard.type("q")
-        assert failed.value.url.endswith("/v1/completions")
-        assert body_of(sent.value)["prompt"].endswith("return q")
-        gate.release(1000)
-        shows(page, SAYS)
+    page = open_page(servers.enter_context(talking_server(SAYS, decoder)))
+    says(page, "Waiting")
+    with page.expect_event("requestfailed") as failed, page.expect_request(ROUTE) as sent:
+        page.keyboard.type("q")
+    assert failed.value.url.endswith("/v1/completions")
+    assert body_of(sent.value)["prompt"].endswith("return q")
+    gate.release(1000)
+    shows(page, SAYS)
 
 
-def test_typing_does_not_wait_for_the_server(open_page: OpenPage) -> None:
+def test_typing_does_not_wait_for_the_server(open_page: OpenPage, servers: ExitStack) -> None:
     decoder = FakeDecoder(saying(SAYS), n_ctx=1 << 14, n_batch=512, gate=threading.Semaphore(0))
-    with talking_server(SAYS, decoder) as url:
-        page = open_page(url)
-        says(page, "Waiting")
-        page.keyboard.type("typed meanwhile")
-        assert "return typed meanwhile\n" in document(page)
-        stop_asking(page)
+    page = open_page(servers.enter_context(talking_server(SAYS, decoder)))
+    says(page, "Waiting")
+    page.keyboard.type("typed meanwhile")
+    assert "return typed meanwhile\n" in document(page)
 
 
-def test_model_without_an_answer_shows_none(open_page: OpenPage) -> None:
-    with talking_server("") as url:
-        page = open_page(url)
-        says(page, "No completion here")
-        has_no_ghost(page)
+def test_model_without_an_answer_shows_none(open_page: OpenPage, servers: ExitStack) -> None:
+    page = open_page(servers.enter_context(talking_server("")))
+    says(page, "No completion here")
+    has_no_ghost(page)
 
 
 def test_completions_are_reported_as_shown_and_accepted_or_dismissed(

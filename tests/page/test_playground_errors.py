@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,6 @@ from tests.page.editor import (
     opened,
     says,
     shows,
-    stop_asking,
     stream,
 )
 from tests.page.talking import HOSTILE, talking_server
@@ -88,23 +88,21 @@ def test_server_may_go_and_come_back(open_page: OpenPage, model_cache: Path, wat
         expect(message(page)).not_to_have_text(re.compile("does not answer"), timeout=60_000)
 
 
-def test_hostile_text_is_shown_as_text(open_page: OpenPage) -> None:
+def test_hostile_text_is_shown_as_text(open_page: OpenPage, servers: ExitStack) -> None:
     from playwright.sync_api import expect
 
-    with talking_server(HOSTILE) as url:
-        page = open_page(url)
-        expect(ghost(page)).to_contain_text("<script>document.title", timeout=60_000)
-        for escape in (r"\u{202e}", r"\u{2066}", r"\u{2069}", r"\u{1b}[31m", r"\u{7}"):
-            expect(ghost(page)).to_contain_text(escape)
-        expect(ghost(page)).to_contain_text("&lt;&amp;")
-        page.keyboard.press("Tab")
-        text = document(page)
-        assert "<img src=x onerror=" in text
-        assert r"\u{202e}" in text
-        assert not re.search("[\u202e\u2066\u001b]", text)
-        assert page.title() == "TurboPilot"
-        assert page.locator("#playground img[src], #playground script").count() == 0
-        stop_asking(page)
+    page = open_page(servers.enter_context(talking_server(HOSTILE)))
+    expect(ghost(page)).to_contain_text("<script>document.title", timeout=60_000)
+    for escape in (r"\u{202e}", r"\u{2066}", r"\u{2069}", r"\u{1b}[31m", r"\u{7}"):
+        expect(ghost(page)).to_contain_text(escape)
+    expect(ghost(page)).to_contain_text("&lt;&amp;")
+    page.keyboard.press("Tab")
+    text = document(page)
+    assert "<img src=x onerror=" in text
+    assert r"\u{202e}" in text
+    assert not re.search("[\u202e\u2066\u001b]", text)
+    assert page.title() == "TurboPilot"
+    assert page.locator("#playground img[src], #playground script").count() == 0
 
 
 def test_endless_line_is_cut_and_typing_goes_on(open_page: OpenPage, url: str) -> None:

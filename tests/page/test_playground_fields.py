@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,13 +130,13 @@ def test_buttons_accept_without_a_keyboard(open_page: OpenPage, url: str, screen
 
 
 def test_model_is_chosen_among_several(
-    open_page: OpenPage, model_cache: Path, demo_gguf: Path
+    open_page: OpenPage, servers: ExitStack, model_cache: Path, demo_gguf: Path
 ) -> None:
-    with live_server(model_cache, "--model", f"other={demo_gguf}") as server:
-        page = open_page(server.url)
-        ghost(page).wait_for(timeout=60_000)
-        model = page.locator("#playground").get_by_label("Model", exact=True)
-        with page.expect_response(lambda r: r.url.endswith("/v1/completions")) as found:
-            model.select_option("other")
-        assert body_of(found.value.request)["model"] == "other"
-        assert '"model":"other"' in found.value.text()
+    server = servers.enter_context(live_server(model_cache, "--model", f"other={demo_gguf}"))
+    page = open_page(server.url)
+    ghost(page).wait_for(timeout=60_000)
+    model = page.locator("#playground").get_by_label("Model", exact=True)
+    with page.expect_response(lambda r: r.url.endswith("/v1/completions")) as found:
+        model.select_option("other")
+    assert body_of(found.value.request)["model"] == "other"
+    assert '"model":"other"' in found.value.text()

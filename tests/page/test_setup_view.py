@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -162,9 +163,11 @@ def test_hostile_completion_is_shown_as_text(open_page: OpenPage, live: Live) ->
     assert page.locator("#setup :is(script, img)").count() == 0
 
 
-def test_server_without_editors_refers_to_the_command_line(open_page: OpenPage) -> None:
-    with talking_server("x") as url:
-        open_page(url, "setup").get_by_text("see turbopilot editors").wait_for()
+def test_server_without_editors_refers_to_the_command_line(
+    open_page: OpenPage, servers: ExitStack
+) -> None:
+    url = servers.enter_context(talking_server("x"))
+    open_page(url, "setup").get_by_text("see turbopilot editors").wait_for()
 
 
 @pytest.mark.parametrize("screen", SCREENS)
