@@ -28,7 +28,7 @@ collect_ignore_glob = [] if importlib.util.find_spec("playwright") else ["test_*
 
 
 TakePicture: TypeAlias = "Callable[[Page | Locator, str], Path]"
-COLOURS = 128
+COLOURS = 256
 """Colours of a picture."""
 
 
@@ -110,9 +110,11 @@ def picture(tmp_path: Path) -> TakePicture:
         file = (ROOT / folder if folder else tmp_path) / f"{name}.png"
         shown.screenshot(path=file)
         with Image.open(file) as image:
-            image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(
-                file, optimize=True
+            # The other methods lose the rare colours, such as those of keywords.
+            small = image.convert("RGB").quantize(
+                COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
             )
+        small.save(file, optimize=True)
         return file
 
     return take

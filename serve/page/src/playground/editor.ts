@@ -5,8 +5,6 @@ import { bracketMatching, indentOnInput, indentUnit } from "@codemirror/language
 import { EditorState, type Extension, Prec } from "@codemirror/state";
 import {
   type Command,
-  drawSelection,
-  dropCursor,
   EditorView,
   highlightActiveLine,
   highlightActiveLineGutter,
@@ -47,8 +45,6 @@ const common: Extension = [
     },
   }),
   history(),
-  drawSelection(),
-  dropCursor(),
   indentOnInput(),
   bracketMatching(),
   ghostField,

@@ -1,35 +1,34 @@
 /** The editor's languages: their names, and their syntax without CodeMirror's own completions. */
 
-import { cppLanguage } from "@codemirror/lang-cpp";
-import { goLanguage } from "@codemirror/lang-go";
-import { htmlLanguage } from "@codemirror/lang-html";
-import { javaLanguage } from "@codemirror/lang-java";
-import { typescriptLanguage } from "@codemirror/lang-javascript";
-import { pythonLanguage } from "@codemirror/lang-python";
-import { rustLanguage } from "@codemirror/lang-rust";
-import { indentUnit, LanguageSupport } from "@codemirror/language";
+import { indentUnit, StreamLanguage, type StreamParser } from "@codemirror/language";
+import { cpp, java } from "@codemirror/legacy-modes/mode/clike";
+import { go } from "@codemirror/legacy-modes/mode/go";
+import { typescript } from "@codemirror/legacy-modes/mode/javascript";
+import { python } from "@codemirror/legacy-modes/mode/python";
+import { rust } from "@codemirror/legacy-modes/mode/rust";
+import { html } from "@codemirror/legacy-modes/mode/xml";
 import type { Extension } from "@codemirror/state";
 
 interface LanguageChoice {
   label: string;
   indent: string;
-  syntax?: ConstructorParameters<typeof LanguageSupport>[0];
+  syntax?: StreamParser<unknown>;
 }
 
 /** Languages by the name of their sample. */
 export const LANGUAGES: Record<string, LanguageChoice> = {
-  python: { label: "Python", indent: "    ", syntax: pythonLanguage },
-  typescript: { label: "JavaScript, TypeScript", indent: "  ", syntax: typescriptLanguage },
-  rust: { label: "Rust", indent: "    ", syntax: rustLanguage },
-  cpp: { label: "C, C++", indent: "    ", syntax: cppLanguage },
-  go: { label: "Go", indent: "\t", syntax: goLanguage },
-  java: { label: "Java", indent: "    ", syntax: javaLanguage },
-  html: { label: "HTML", indent: "  ", syntax: htmlLanguage },
+  python: { label: "Python", indent: "    ", syntax: python },
+  typescript: { label: "JavaScript, TypeScript", indent: "  ", syntax: typescript },
+  rust: { label: "Rust", indent: "    ", syntax: rust },
+  cpp: { label: "C, C++", indent: "    ", syntax: cpp },
+  go: { label: "Go", indent: "\t", syntax: go },
+  java: { label: "Java", indent: "    ", syntax: java },
+  html: { label: "HTML", indent: "  ", syntax: html },
   plain: { label: "Plain text", indent: "  " },
 };
 
 /** Return the extensions of a language. */
 export function languageExtension(name: string): Extension {
   const { indent, syntax } = LANGUAGES[name]!;
-  return [indentUnit.of(indent), syntax ? new LanguageSupport(syntax) : []];
+  return [indentUnit.of(indent), syntax ? StreamLanguage.define(syntax) : []];
 }

@@ -11,16 +11,13 @@ const frame = EditorView.theme({
   "&": { height: "100%", color: "var(--ink)", backgroundColor: "var(--page)", fontSize: "13px" },
   "&.cm-focused": { outline: "none" },
   ".cm-scroller": { fontFamily: "var(--mono)", lineHeight: "1.55", overflow: "auto" },
-  ".cm-content": { padding: "8px 0", caretColor: "var(--ink)" },
+  ".cm-content": { padding: "8px 0", caretColor: "var(--link)" },
   ".cm-line": { padding: "0 12px 0 8px" },
   ".cm-gutters": { color: "var(--soft)", backgroundColor: "var(--page)", border: "none", minWidth: "40px" },
   ".cm-lineNumbers .cm-gutterElement": { padding: "0 6px 0 10px" },
   ".cm-activeLine": { backgroundColor: mixed("--shade", 70) },
   ".cm-activeLineGutter": { backgroundColor: "transparent", color: "var(--ink)" },
-  ".cm-cursor, .cm-dropCursor": { borderLeft: "2px solid var(--link)", marginLeft: "-1px" },
-  "&.cm-focused > .cm-scroller > .cm-selectionLayer .cm-selectionBackground, .cm-selectionBackground": {
-    background: mixed("--k1", 28),
-  },
+  ".cm-content ::selection": { backgroundColor: mixed("--k1", 28) },
   "&.cm-focused .cm-matchingBracket": { backgroundColor: mixed("--k1", 22) },
   "&.cm-focused .cm-nonmatchingBracket": { backgroundColor: mixed("--bad", 22) },
   ".cm-specialChar": { color: "var(--bad)" },
@@ -41,15 +38,14 @@ const frame = EditorView.theme({
   ".tp-added .escape": { color: "var(--bad)" },
 });
 
+// The tags that @codemirror/legacy-modes produce.
 const highlight = HighlightStyle.define([
-  { tag: [t.keyword, t.modifier, t.operatorKeyword, t.controlKeyword, t.definitionKeyword], color: "var(--k3)" },
-  { tag: [t.string, t.special(t.string), t.regexp, t.attributeValue], color: "var(--good)" },
-  { tag: [t.number, t.bool, t.null, t.atom, t.self], color: "var(--k2)" },
-  { tag: [t.function(t.variableName), t.function(t.propertyName), t.macroName], color: "var(--k1)" },
-  { tag: [t.typeName, t.className, t.namespace, t.tagName], color: "var(--k4)" },
-  { tag: [t.comment, t.docString, t.meta], color: "var(--soft)" },
-  { tag: [t.attributeName, t.propertyName, t.labelName], color: "var(--ink)" },
-  { tag: t.heading, fontWeight: "600" },
+  { tag: [t.keyword, t.modifier], color: "var(--k3)" },
+  { tag: t.string, color: "var(--good)" },
+  { tag: [t.number, t.atom, t.self, t.special(t.variableName)], color: "var(--k2)" },
+  { tag: [t.definition(t.variableName), t.standard(t.variableName)], color: "var(--k1)" },
+  { tag: [t.typeName, t.tagName], color: "var(--k4)" },
+  { tag: [t.comment, t.meta], color: "var(--soft)" },
   { tag: t.invalid, color: "var(--bad)" },
 ]);
 

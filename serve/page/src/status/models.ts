@@ -131,7 +131,7 @@ function card(name: string): Part<Shown> {
       update: ([, text]) => setText(value, text),
     };
   });
-  const memory = meter("Memory with a full prefix cache");
+  const memory = meter("Memory, prefix cache full");
   const devices = table(`Devices of ${name}`, DEVICES, (d) => d.device, "");
   const slots = table(`Slots of ${name}`, SLOTS, (s) => String(s.index), "");
   const upstreams = table(`Upstreams of ${name}`, UPSTREAMS, (u) => u.name, "");
