@@ -25,6 +25,7 @@ NODE = {"object_store_memory": 100 * 2**20, "node_ip_address": "127.0.0.1", "num
 _ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "scripts"))),  # of Ray's workers
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # listen on loopback only
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread of Serve would connect again after ray.shutdown()
     "RAY_AUTH_MODE": "disabled",  # else Ray writes a token to the home folder
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
 }
