@@ -72,7 +72,7 @@ class Replay:
         await asyncio.sleep(self.scenario.seconds - self.scenario.warm_up)
         asked, waits = self.asked, self.seconds
         after = await self._counters()
-        # Again and again: `asyncio.wait_for` of Python 3.11 can lose a cancellation.
+        # A task may need several cancellations, because `asyncio.wait_for` of Python 3.11 can lose one.
         while not all(person.done() for person in people):
             for person in people:
                 person.cancel()

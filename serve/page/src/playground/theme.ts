@@ -38,7 +38,7 @@ const frame = EditorView.theme({
   ".tp-added .escape": { color: "var(--bad)" },
 });
 
-// The tags that @codemirror/legacy-modes produce.
+// The tags that the parsers of @codemirror/legacy-modes assign.
 const highlight = HighlightStyle.define([
   { tag: [t.keyword, t.modifier], color: "var(--k3)" },
   { tag: t.string, color: "var(--good)" },
